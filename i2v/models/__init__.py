@@ -1,0 +1,1 @@
+"""Model families: one file each says how to load it, its size rules, and its three doors."""

@@ -1,0 +1,34 @@
+"""Prompts to embeddings, for every family whose text encoder is a CLIP text model.
+
+Knows nothing of images or denoisers. Embeddings come from the penultimate layer, as I2VGen-XL was trained
+(VGen `i2vgen_xl_train.yaml`, `layer: penultimate`), with the encoder's final layer norm applied.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import CLIPTextModel, CLIPTokenizer
+
+__all__ = ["count_prompt_tokens", "encode_prompts", "tokenize"]
+
+
+def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
+    """Return token ids padded and cut to the tokenizer's length. Shape (B, tokens), int64."""
+    return tokenizer(
+        prompts,
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+
+
+def count_prompt_tokens(tokenizer: CLIPTokenizer, prompt: str) -> int:
+    """Return how many tokens the prompt takes, start and end marks included, before any cut."""
+    return len(tokenizer(prompt, truncation=False, verbose=False).input_ids)
+
+
+def encode_prompts(text_encoder: CLIPTextModel, input_ids: torch.Tensor) -> torch.Tensor:
+    """Return prompt embeddings of the penultimate layer, normalised. Shape (B, tokens, hidden)."""
+    outputs = text_encoder(input_ids.to(text_encoder.device), output_hidden_states=True)
+    return text_encoder.final_layer_norm(outputs.hidden_states[-2])

@@ -1,0 +1,140 @@
+"""What a person asks for, with every limit checked: the one value that travels from any face to the engine.
+
+Knows the limits of a model through its preset; nothing of torch, files or jobs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from i2v.errors import InputError
+from i2v.presets import ModelPreset, preset_named
+
+__all__ = ["MAX_SEED", "GenerationRequest", "build_request", "match_picture", "parse_size"]
+
+MAX_SEED = 2**63 - 1
+Format = Literal["gif", "webp", "png"]
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+
+
+class GenerationRequest(BaseModel):
+    """One video, completely described except for the picture itself, which is named by its hash.
+
+    `width` and `height` in pixels; `formats` are written besides the MP4. The same request, picture and i2v version
+    give the same frames.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    model: str
+    prompt: str
+    negative_prompt: str = ""
+    width: int
+    height: int
+    num_frames: int
+    fps: int
+    num_inference_steps: int
+    guidance_scale: float
+    seed: int
+    precision: Precision = "auto"
+    formats: tuple[Format, ...] = ()
+    image_sha256: str = ""
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the clip."""
+        return self.num_frames / self.fps
+
+
+def match_picture(preset: ModelPreset, width: int, height: int, short_side_px: int | None = None) -> tuple[int, int]:
+    """Return (width, height) that follow a picture's aspect, as the model allows them."""
+    short = short_side_px or preset.defaults.short_side_px
+    scale = short / min(width, height)
+    longest = min(preset.side_px.high / max(width, height), math.sqrt(preset.max_pixels / (width * height)))
+    scale = min(scale, longest)
+    return _nearest(preset, width * scale), _nearest(preset, height * scale)
+
+
+def _nearest(preset: ModelPreset, side: float) -> int:
+    multiple = preset.size_multiple
+    low = math.ceil(preset.side_px.low / multiple) * multiple
+    high = math.floor(preset.side_px.high / multiple) * multiple
+    return int(min(high, max(low, round(side / multiple) * multiple)))
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read "WxH". Raises InputError."""
+    width, _, height = text.lower().replace("×", "x").partition("x")
+    try:
+        return int(width), int(height)
+    except ValueError:
+        raise InputError(f"the size {text!r} is not of the form WxH", "Write for example 512x512.", "size") from None
+
+
+def build_request(values: Mapping[str, Any], image_size: tuple[int, int]) -> GenerationRequest:
+    """Fill in what was left out (None or missing) from the model's preset, then check everything.
+
+    `image_size` is the picture's (width, height), which the video's size follows unless one is given. Raises
+    InputError with the field's name and one sentence.
+    """
+    preset = preset_named(str(values.get("model") or "motion"))
+    filled: dict[str, Any] = preset.defaults.model_dump(exclude={"short_side_px"})
+    filled |= {key: value for key, value in values.items() if value is not None}
+    filled["model"] = preset.name
+    if not filled.get("width") and not filled.get("height") and "width" not in filled:
+        filled["width"], filled["height"] = match_picture(preset, *image_size)
+    try:
+        request = GenerationRequest.model_validate(filled)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "request"
+        raise InputError(f"{name} is not valid: {first['msg']}", field=name) from None
+    _check_limits(request, preset)
+    return request
+
+
+def _check_limits(request: GenerationRequest, preset: ModelPreset) -> None:
+    _check_size(request, preset)
+    for name, what in (("num_frames", "frames"), ("fps", "fps"), ("num_inference_steps", "steps")):
+        bounds, value = getattr(preset, name), getattr(request, name)
+        if not bounds.contains(value):
+            raise InputError(
+                f"{what} must be between {bounds.low:g} and {bounds.high:g} for {preset.name}, not {value}", field=name
+            )
+    bounds, guidance = preset.guidance_scale, request.guidance_scale
+    if not math.isfinite(guidance) or not bounds.contains(guidance):
+        raise InputError(
+            f"guidance must be a number between {bounds.low:g} and {bounds.high:g}, not {guidance}",
+            field="guidance_scale",
+        )
+    if not 0 <= request.seed <= MAX_SEED:
+        raise InputError(f"the seed must be between 0 and {MAX_SEED}, not {request.seed}", field="seed")
+    if request.precision != "auto" and request.precision not in preset.precisions:
+        raise InputError(
+            f"{preset.name} does not run in {request.precision}",
+            f"Use one of: auto, {', '.join(preset.precisions)}.",
+            field="precision",
+        )
+
+
+def _check_size(request: GenerationRequest, preset: ModelPreset) -> None:
+    for name in ("width", "height"):
+        side = getattr(request, name)
+        if not preset.side_px.contains(side):
+            low, high = preset.side_px.low, preset.side_px.high
+            raise InputError(f"{name} must be between {low:g} and {high:g} pixels, not {side}", field=name)
+        if side % preset.size_multiple:
+            nearest = _nearest(preset, side)
+            raise InputError(
+                f"{name} must be a multiple of {preset.size_multiple}, not {side}", f"The nearest is {nearest}.", name
+            )
+    if request.width * request.height > preset.max_pixels:
+        raise InputError(
+            f"{request.width}x{request.height} is more than the {preset.max_pixels:,} pixels {preset.name} allows",
+            "Choose a smaller size.",
+            field="width",
+        )
