@@ -6,6 +6,7 @@ Knows the limits of a model through its preset; nothing of torch, files or jobs.
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -85,7 +86,9 @@ def build_request(values: Mapping[str, Any], image_size: tuple[int, int]) -> Gen
     filled: dict[str, Any] = preset.defaults.model_dump(exclude={"short_side_px"})
     filled |= {key: value for key, value in values.items() if value is not None}
     filled["model"] = preset.name
-    if not filled.get("width") and not filled.get("height") and "width" not in filled:
+    filled.setdefault("seed", secrets.randbelow(2**32))
+    filled["formats"] = tuple(filled.get("formats", ()))
+    if "width" not in filled and "height" not in filled:
         filled["width"], filled["height"] = match_picture(preset, *image_size)
     try:
         request = GenerationRequest.model_validate(filled)

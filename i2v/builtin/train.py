@@ -121,8 +121,11 @@ def flow_matching_loss(
     """Return the mean squared error of the predicted velocity, a scalar."""
     latents = batch["latents"]
     noise = torch.randn(latents.shape, generator=generator).to(latents)
-    # Logit-normal times (Esser et al., 2024) spend effort where the direction is hardest to tell.
-    t = torch.sigmoid(torch.randn(len(latents), generator=generator)).to(latents)
+    # A camera move is one mode of 768 numbers, so it stays readable under much noise: only close to t = 1 has the
+    # denoiser to ask the prompt. Four samples of ten are drawn there, else it never learns to read.
+    near_noise = torch.rand(len(latents), generator=generator) < 0.4
+    uniform = torch.rand(len(latents), generator=generator)
+    t = torch.where(near_noise, 1 - 0.05 * uniform, uniform).to(latents)
     mixed = torch.lerp(latents, noise, t.view(-1, 1, 1, 1, 1))
     velocity = unet(
         mixed,

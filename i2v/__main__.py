@@ -1,0 +1,6 @@
+"""`python -m i2v`: the command line."""
+
+from i2v.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

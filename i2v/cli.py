@@ -1,0 +1,271 @@
+"""The command line: `python -m i2v generate | inspect | models | doctor`.
+
+Exit status: 0 done, 1 failed, 2 bad input (one line says what and how to mend it), 130 cancelled. With --json one JSON
+object goes to standard output and nothing else; everything else goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from i2v import __version__
+from i2v.errors import I2VError, InputError, StorageError
+from i2v.jobs.model import JobState
+from i2v.media.formats import read_request
+from i2v.presets import load_presets
+from i2v.request import parse_size
+from i2v.service import Service, Snapshot
+from i2v.settings import Settings, set_up_logging
+
+__all__ = ["main"]
+
+_SUFFIX_FORMATS = {".mp4": None, ".gif": "gif", ".webp": "webp", ".zip": "png"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        settings = Settings.from_environment()
+        set_up_logging(settings.log_level if args.verbose else "WARNING")
+        return int(args.run(args, settings))
+    except I2VError as error:
+        print(f"i2v: {error}", file=sys.stderr)
+        return error.exit_status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m i2v", description="Turn one picture and a sentence into a video.")
+    parser.add_argument("--version", action="version", version=f"i2v {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    common.add_argument("-v", "--verbose", action="store_true", help="show the log on standard error")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    generate = commands.add_parser("generate", parents=[common], help="make a video")
+    generate.add_argument("image", type=Path, metavar="IMAGE")
+    generate.add_argument("-p", "--prompt", help="what should happen")
+    generate.add_argument("-o", "--output", type=Path, metavar="OUT.mp4", help=".mp4, .gif, .webp or .zip (PNG frames)")
+    generate.add_argument("--model", help=f"one of: {', '.join(load_presets())}")
+    generate.add_argument("--size", metavar="WxH", help="default: follows the picture")
+    generate.add_argument("--frames", type=int, metavar="N")
+    generate.add_argument("--steps", type=int, metavar="N")
+    generate.add_argument("--guidance", type=float, metavar="G")
+    generate.add_argument("--seed", type=int, metavar="S", help="default: random")
+    generate.add_argument("--fps", type=int, metavar="N")
+    generate.add_argument("--negative", metavar="PROMPT", help="what should not happen")
+    generate.add_argument("--precision", choices=("auto", "fp32", "fp16", "bf16"))
+    generate.add_argument("--settings", type=Path, metavar="FILE", help="start from a video made by i2v, or from what inspect --json printed")
+    generate.set_defaults(run=_generate)
+
+    inspect = commands.add_parser("inspect", parents=[common], help="show the request that made a video")
+    inspect.add_argument("file", type=Path, metavar="FILE")
+    inspect.set_defaults(run=_inspect)
+
+    models = commands.add_parser("models", parents=[common], help="list the models, or download one")
+    models.add_argument("--download", metavar="NAME")
+    models.set_defaults(run=_models)
+
+    doctor = commands.add_parser("doctor", parents=[common], help="show what the machine has and what is wrong")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    print(json.dumps(values, ensure_ascii=False, indent=2))
+
+
+def _generate(args: argparse.Namespace, settings: Settings) -> int:
+    values = _request_values(args)
+    output = args.output
+    if output is not None:
+        values["formats"] = _formats_for(output)
+    service = Service(settings, runner=f"cli:{os.getpid()}")
+    try:
+        service.start()
+        job = service.submit(values, args.image)
+        snapshot = _wait(service, job.id, quiet=args.json or not sys.stderr.isatty())
+        if snapshot.job.state is not JobState.DONE:
+            raise I2VError.from_dict(snapshot.job.error or {"kind": "Cancelled", "message": "the job was cancelled"})
+        output = output or Path(f"i2v-{job.id[:8]}.mp4")
+        _copy_result(snapshot, output)
+    finally:
+        service.close()
+    report = _report(snapshot, output)
+    if args.json:
+        _print_json(report)
+    else:
+        print(f"{output}: {report['num_frames']} frames of {report['width']}x{report['height']}, seed {report['seed']}, {report['seconds']:.1f} s")
+    return 0
+
+
+def _request_values(args: argparse.Namespace) -> dict[str, Any]:
+    """Gather what was asked for: the settings file first, then the flags."""
+    values: dict[str, Any] = _read_settings(args.settings) if args.settings else {}
+    flags = {
+        "model": args.model,
+        "prompt": args.prompt,
+        "negative_prompt": args.negative,
+        "num_frames": args.frames,
+        "num_inference_steps": args.steps,
+        "guidance_scale": args.guidance,
+        "seed": args.seed,
+        "fps": args.fps,
+        "precision": args.precision,
+    }
+    if args.size:
+        flags["width"], flags["height"] = parse_size(args.size)
+    values |= {name: value for name, value in flags.items() if value is not None}
+    if values.get("prompt") is None:
+        raise InputError("there is no prompt", 'Say what should happen with -p "the camera pans left".', "prompt")
+    return values
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    if path.suffix.lower() != ".json":
+        request = read_request(path)["request"]
+    else:
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            request = document.get("request", document)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        except (ValueError, AttributeError) as error:
+            raise InputError(f"{path} is not the JSON that inspect prints") from error
+    return {name: value for name, value in dict(request).items() if name not in ("image_sha256", "formats")}
+
+
+def _formats_for(output: Path) -> tuple[str, ...]:
+    """Check the output path before anything runs, and return the extra format its name asks for."""
+    suffix = output.suffix.lower()
+    if suffix not in _SUFFIX_FORMATS:
+        raise InputError(f"the output {output} is none of .mp4, .gif, .webp, .zip", "Give it one of these endings.", "output")
+    folder = output.absolute().parent
+    if not folder.is_dir():
+        raise StorageError(f"the output folder {folder} does not exist", "Create it, or choose another.", "output")
+    if output.is_dir() or not os.access(folder, os.W_OK):
+        raise StorageError(f"{output} cannot be written", "Choose another output folder or name.", "output")
+    kind = _SUFFIX_FORMATS[suffix]
+    return (kind,) if kind else ()
+
+
+def _wait(service: Service, job_id: str, quiet: bool) -> Snapshot:
+    def show(snapshot: Snapshot) -> None:
+        progress = snapshot.progress
+        if not quiet and progress:
+            eta = f", {progress['eta_s']:.0f} s left" if progress.get("eta_s") is not None else ""
+            line = f"{progress['stage']} {progress['step']}/{progress['total']}{eta}"
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
+    try:
+        return service.wait(job_id, show)
+    except KeyboardInterrupt:
+        print("\ncancelling…", file=sys.stderr)
+        service.cancel(job_id)
+        return service.wait(job_id, lambda _: None)
+    finally:
+        if not quiet:
+            print(file=sys.stderr)
+
+
+def _copy_result(snapshot: Snapshot, output: Path) -> None:
+    kind = _SUFFIX_FORMATS[output.suffix.lower()] or "mp4"
+    source = snapshot.file(kind)
+    if source is None:
+        raise StorageError(f"the result of job {snapshot.job.id} is no longer there")
+    part = output.with_name(output.name + ".part")
+    try:
+        shutil.copyfile(source, part)
+        part.replace(output)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise StorageError(
+            f"{output} cannot be written: {error.strerror}", f"The video is kept in {source}.", "output"
+        ) from error
+
+
+def _report(snapshot: Snapshot, output: Path) -> dict[str, Any]:
+    result = {k: v for k, v in (snapshot.job.result or {}).items() if k not in ("samples", "files", "file_bytes")}
+    return {"file": str(output), "job_id": snapshot.job.id} | snapshot.job.request | result
+
+
+def _inspect(args: argparse.Namespace, settings: Settings) -> int:
+    found = read_request(args.file)
+    if args.json:
+        _print_json(found)
+    else:
+        for name, value in found["request"].items():
+            print(f"{name:22} {value}")
+        print(f"{'made with':22} i2v {found.get('i2v')}")
+    return 0
+
+
+def _models(args: argparse.Namespace, settings: Settings) -> int:
+    service = Service(settings, runner=f"cli:{os.getpid()}")
+    try:
+        if args.download:
+            folder = service.download_model(args.download, _download_progress)
+            print(f"\n{args.download} is in {folder}", file=sys.stderr)
+        rows = [
+            {
+                "name": state.preset.name,
+                "title": state.preset.title,
+                "summary": state.preset.summary,
+                "installed": state.installed,
+                "folder": str(state.folder),
+                "disk_bytes": state.disk_bytes,
+                "download_bytes": state.preset.hub.download_bytes if state.preset.hub else 0,
+                "parameters": state.preset.parameters,
+                "licence": state.preset.licence,
+                "licence_note": state.preset.licence_note,
+            }
+            for state in service.models()
+        ]
+    finally:
+        service.close()
+    if args.json:
+        _print_json({"models": rows})
+        return 0
+    for row in rows:
+        size = row["disk_bytes"] if row["installed"] else row["download_bytes"]
+        place = "installed" if row["installed"] else f"python -m i2v models --download {row['name']}"
+        print(f"{row['name']:12} {size / 1e9:6.2f} GB  {row['licence']:22} {place}\n{'':12} {row['summary']}")
+    return 0
+
+
+def _download_progress(done_bytes: int, total_bytes: int) -> None:
+    percent = 100 * done_bytes / max(total_bytes, 1)
+    print(f"\r\x1b[K{done_bytes / 1e9:.2f} of {total_bytes / 1e9:.2f} GB ({percent:.0f} %)", end="", file=sys.stderr, flush=True)
+
+
+def _doctor(args: argparse.Namespace, settings: Settings) -> int:
+    service = Service(settings, runner=f"cli:{os.getpid()}")
+    try:
+        found = service.doctor()
+    finally:
+        service.close()
+    if args.json:
+        _print_json(found)
+    else:
+        _print_doctor(found)
+    return 1 if found["problems"] else 0
+
+
+def _print_doctor(found: dict[str, Any]) -> None:
+    gib = 1 << 30
+    cards = [f"{gpu['name']}, {gpu['vram_free_bytes'] / gib:.1f} of {gpu['vram_total_bytes'] / gib:.1f} GiB free, driver {gpu['driver']}" for gpu in found["gpus"]]
+    print("GPU      " + ("\n         ".join(cards) or "no NVIDIA card found: i2v runs on the CPU"))
+    print(f"memory   {found['ram_available_bytes'] / gib:.1f} of {found['ram_total_bytes'] / gib:.1f} GiB available")
+    print(f"disk     {found['disk_free_bytes'] / gib:.1f} GiB free for {found['home']}")
+    print("models   " + ", ".join(found["models_installed"]))
+    print("versions " + ", ".join(f"{name} {version}" for name, version in found["versions"].items()))
+    for problem in found["problems"]:
+        print(f"PROBLEM  {problem['problem']}. {problem['remedy']}")
+    if not found["problems"]:
+        print("all well")

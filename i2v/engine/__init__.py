@@ -1,0 +1,1 @@
+"""Runs one request under one plan: load, encode, denoise, decode."""

@@ -1,0 +1,109 @@
+"""Serves the page: address, login, public link. Anything that leaves this machine asks for a login."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import secrets
+import socket
+import sys
+import threading
+from dataclasses import dataclass
+
+from i2v.errors import InputError
+from i2v.settings import Settings
+
+__all__ = ["LaunchOptions", "launch"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """How the page is served. `auth` is "user:password" or None."""
+
+    host: str
+    port: int
+    share: bool
+    auth: str | None
+
+
+def launch(settings: Settings, options: LaunchOptions) -> None:
+    """Serve until interrupted. Raises InputError for a port in use or a malformed login."""
+    login = _login(options)
+    listener = _listen(options.host, options.port)
+    settings.make_folders()
+    os.environ["GRADIO_TEMP_DIR"] = str(settings.home / "tmp")
+
+    import uvicorn
+
+    from i2v.api import Login, create_app
+    from i2v.service import Service
+
+    app = create_app(Service(settings), Login(*login) if login else None, _allowed_hosts(options))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+    port = listener.getsockname()[1]
+    shown_host = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host
+    _say(f"i2v is ready: http://{shown_host}:{port}")
+    if login and not options.auth:
+        _say(f"log in as {login[0]} with the password {login[1]} (made for this start)")
+    if options.share:
+        threading.Thread(target=_share, args=(port,), name="share", daemon=True).start()
+    server.run(sockets=[listener])
+
+
+def _say(sentence: str) -> None:
+    print(sentence, flush=True)
+
+
+def _login(options: LaunchOptions) -> tuple[str, str] | None:
+    """Return the login to ask for; one is made when the page leaves this machine and none was given."""
+    if options.auth is not None:
+        user, colon, password = options.auth.partition(":")
+        if not (user and colon and password):
+            raise InputError("--auth is not of the form user:password")
+        return user, password
+    return ("i2v", secrets.token_urlsafe(15)) if options.share or not _is_loopback(options.host) else None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _allowed_hosts(options: LaunchOptions) -> list[str]:
+    if not _is_loopback(options.host):
+        return ["*"]  # the names by which a network knows this machine cannot be listed
+    return ["localhost", "127.0.0.1", "[::1]"] + (["*.gradio.live"] if options.share else [])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise InputError(f"cannot listen on {host}:{port}: {error}", f"Choose another port, e.g. --port {7861}.") from error
+    return listener
+
+
+def _share(port: int) -> None:
+    """Open Gradio's temporary public link to the running page."""
+    from gradio import networking
+
+    try:
+        address = networking.setup_tunnel("127.0.0.1", port, secrets.token_urlsafe(32), None, None)
+    except Exception as error:  # whatever the tunnel's download or network raises, the local page goes on
+        _log.debug("no tunnel", exc_info=error)
+        print(
+            "i2v: the public link could not be opened, probably for lack of internet access; the local page goes on.",
+            file=sys.stderr,
+            flush=True,
+        )
+        return
+    _say(f"public link (for a week at most): {address}")

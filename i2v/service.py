@@ -1,0 +1,287 @@
+"""What every face (page, REST, command line) may do: submit, cancel, retry, list, look, download. No torch, no gradio.
+
+The only module of i2v that a face imports besides the values it hands on (request, presets, settings, errors).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from i2v import devices
+from i2v.errors import I2VError, InputError, ModelFilesError, StorageError
+from i2v.jobs.model import TERMINAL, Job, JobState
+from i2v.jobs.store import JobStore
+from i2v.media.image import load_picture, picture_sha256, save_png
+from i2v.models import download
+from i2v.models.prompt_length import measure_prompt
+from i2v.presets import ModelPreset, load_presets, preset_named
+from i2v.request import GenerationRequest, build_request
+from i2v.settings import Settings
+from i2v.worker.dispatcher import Dispatcher, LiveJob
+from i2v.worker.executor import LocalExecutor
+
+__all__ = ["ModelState", "Service", "Snapshot"]
+
+_log = logging.getLogger(__name__)
+_SPARE_DISK_BYTES = 200 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One job as it stands now, for showing. `live` is None unless the job runs in this very process."""
+
+    job: Job
+    live: LiveJob | None
+    queue_position: int | None
+    folder: Path
+
+    @property
+    def is_over(self) -> bool:
+        return self.job.state in TERMINAL
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        return (self.live.progress if self.live else None) or self.job.progress or {}
+
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        if self.live:
+            return list(self.live.samples)
+        return list((self.job.result or {}).get("samples", []))
+
+    def file(self, kind: str = "mp4") -> Path | None:
+        """A finished file of the job, if it is there."""
+        name = ((self.job.result or {}).get("files") or {}).get(kind)
+        path = self.folder / name if name else None
+        return path if path and path.is_file() else None
+
+    def picture(self, name: str) -> Path | None:
+        """The job's "picture.png", "poster.jpg" or "preview.webp", if it is there."""
+        path = self.folder / name
+        return path if path.is_file() else None
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """One model and whether this machine has its files."""
+
+    preset: ModelPreset
+    installed: bool
+    folder: Path
+    disk_bytes: int
+
+
+class Service:
+    """The app behind the faces. One per process; several processes may share a home folder."""
+
+    def __init__(self, settings: Settings, runner: str = "web"):
+        settings.make_folders()
+        self.settings, self.runner = settings, runner
+        self._store = JobStore(settings.database)
+        self._dispatcher = Dispatcher(self._store, LocalExecutor(), settings, runner)
+
+    def start(self) -> None:
+        """Settle what an earlier process left behind, then begin to run jobs."""
+        for job in self._store.requeue_or_fail_orphans(devices.process_exists):
+            _log.warning("job %s was interrupted and is now %s", job.id, job.state)
+        self._dispatcher.start()
+
+    def close(self) -> None:
+        """Stop running jobs and release everything."""
+        self._dispatcher.close()
+        self._store.close()
+
+    # Submitting
+
+    def check(self, values: Mapping[str, Any], image_size: tuple[int, int]) -> GenerationRequest:
+        """Return the complete request, or raise InputError naming the field and the remedy."""
+        request = build_request(values, image_size)
+        preset = preset_named(request.model)
+        if not download.is_installed(preset, self.settings.home):
+            raise ModelFilesError(
+                f"the model {preset.name} is not downloaded",
+                f"Run: python -m i2v models --download {preset.name}",
+                field="model",
+            )
+        self._check_prompts(request, preset)
+        return request
+
+    def _check_prompts(self, request: GenerationRequest, preset: ModelPreset) -> None:
+        folder = download.model_folder(preset, self.settings.home) / "tokenizer"
+        for name in ("prompt", "negative_prompt"):
+            try:
+                length = measure_prompt(folder, getattr(request, name), preset.prompt_tokens)
+            except (OSError, ValueError) as error:
+                raise ModelFilesError(f"the tokenizer in {folder} cannot be read", "Download the model again.") from error
+            if length.cut:
+                what = name.replace("_", " ")
+                raise InputError(
+                    f"the {what} has {length.tokens} tokens and {preset.name} reads {length.limit}: "
+                    f"“{length.cut}” would be cut",
+                    "Shorten it.",
+                    field=name,
+                )
+
+    def submit(self, values: Mapping[str, Any], image: Path | None, image_name: str | None = None) -> Job:
+        """Check everything, store the picture and queue the job. Raises InputError before anything is written."""
+        if image is None:
+            raise InputError("there is no start picture", "Choose a picture first.", field="image")
+        picture = load_picture(image)
+        request = self.check(values, picture.size)
+        request = request.model_copy(update={"image_sha256": picture_sha256(picture)})
+        self._check_disk(request)
+        job_id = secrets.token_hex(16)
+        folder = self.settings.job_folder(job_id)
+        try:
+            folder.mkdir(parents=True)
+            save_png(picture, folder / "picture.png")
+            job = self._store.submit(
+                request.model_dump(mode="json"), image_name or image.name, self.runner, job_id=job_id
+            )
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise StorageError(
+                f"the job cannot be stored in {folder}: {error.strerror}", "Free disk space, or set I2V_HOME."
+            ) from error
+        self._dispatcher.wake()
+        return job
+
+    def _check_disk(self, request: GenerationRequest) -> None:
+        per_frame = request.width * request.height * (3 if "png" in request.formats else 1)
+        needed = _SPARE_DISK_BYTES + per_frame * request.num_frames
+        free = devices.free_disk_bytes(self.settings.home)
+        if free < needed:
+            raise StorageError(
+                f"only {free >> 20} MiB are free on the disk of {self.settings.home}, and this needs {needed >> 20} MiB",
+                "Free disk space, or set I2V_HOME to another disk.",
+            )
+
+    # Moving jobs along
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask for a job to stop; it is cancelled once the worker confirms."""
+        job = self._store.request_cancel(job_id)
+        self._dispatcher.wake()
+        return job
+
+    def retry(self, job_id: str) -> Job:
+        """Queue a failed or cancelled job again; finished latents of the last attempt are used."""
+        job = self._store.retry(job_id, self.runner)
+        self._dispatcher.wake()
+        return job
+
+    def delete(self, job_id: str) -> None:
+        """Remove a finished job and its files."""
+        self._store.delete(job_id)
+        shutil.rmtree(self.settings.job_folder(job_id), ignore_errors=True)
+
+    def set_favourite(self, job_id: str, favourite: bool) -> None:
+        self._store.set_favourite(job_id, favourite)
+
+    def unload(self) -> None:
+        """Have the worker drop its model and give the memory back."""
+        self._dispatcher.unload()
+
+    def wait(self, job_id: str, seen: Callable[[Snapshot], None], every_s: float = 0.1) -> Snapshot:
+        """Block until a job is over, showing it meanwhile."""
+        while True:
+            snapshot = self.snapshot(job_id)
+            if snapshot is None:
+                raise InputError(f"there is no job {job_id}")
+            seen(snapshot)
+            if snapshot.is_over:
+                return snapshot
+            time.sleep(every_s)
+
+    # Looking
+
+    def snapshot(self, job_id: str) -> Snapshot | None:
+        """Return one job as it stands now, or None."""
+        job = self._store.get(job_id)
+        if job is None:
+            return None
+        position = self._store.queue_position(job_id) if job.state == JobState.QUEUED else None
+        return Snapshot(job, self._dispatcher.live(job_id), position, self.settings.job_folder(job_id))
+
+    def active_jobs(self) -> list[Job]:
+        """Return queued and running jobs of every process, oldest first."""
+        return self._store.active()
+
+    def history(self, limit: int = 20, offset: int = 0, search: str = "", favourites: bool = False) -> list[Snapshot]:
+        """Return jobs, newest first."""
+        jobs = self._store.list(limit=limit, offset=offset, search=search, favourites=favourites)
+        return [Snapshot(job, self._dispatcher.live(job.id), None, self.settings.job_folder(job.id)) for job in jobs]
+
+    def models(self) -> list[ModelState]:
+        """Return every model with what is on disk of it."""
+        home = self.settings.home
+        return [
+            ModelState(
+                preset,
+                download.is_installed(preset, home),
+                download.model_folder(preset, home),
+                download.size_on_disk(preset, home),
+            )
+            for preset in load_presets().values()
+        ]
+
+    def download_model(
+        self, name: str, progress: Callable[[int, int], None], cancelled: Callable[[], bool] = lambda: False
+    ) -> Path:
+        """Fetch a model's files; goes on where an interrupted download stopped. Raises ModelFilesError."""
+        return download.download(preset_named(name), self.settings.home, progress, cancelled)
+
+    def doctor(self) -> dict[str, Any]:
+        """Return what the machine has and what is wrong with it, each problem with its remedy."""
+        memory, cards = devices.machine_memory(), devices.gpus()
+        free_disk = devices.free_disk_bytes(self.settings.home)
+        return {
+            "gpus": [
+                {
+                    "name": gpu.name,
+                    "driver": gpu.driver,
+                    "vram_total_bytes": gpu.total_bytes,
+                    "vram_free_bytes": gpu.free_bytes,
+                }
+                for gpu in cards
+            ],
+            "ram_total_bytes": memory.total_bytes,
+            "ram_available_bytes": memory.available_bytes,
+            "cpu_count": os.cpu_count(),
+            "home": str(self.settings.home),
+            "disk_free_bytes": free_disk,
+            "versions": devices.versions(),
+            "models_installed": [state.preset.name for state in self.models() if state.installed],
+            "problems": _problems(free_disk, memory.available_bytes),
+        }
+
+
+def _problems(free_disk: int, available_ram: int) -> list[dict[str, str]]:
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    found = []
+    missing = [name for name, version in devices.versions().items() if version == "not installed"]
+    if missing:
+        found.append({"problem": f"not installed: {', '.join(missing)}", "remedy": "Run ./start_app.sh --check"})
+    try:
+        get_ffmpeg_exe()
+    except RuntimeError:
+        found.append({"problem": "ffmpeg was not found", "remedy": "Run: pip install --force-reinstall imageio-ffmpeg"})
+    if free_disk < 2 * _SPARE_DISK_BYTES:
+        found.append({"problem": f"only {free_disk >> 20} MiB of disk are free", "remedy": "Free disk space."})
+    if available_ram < 2 << 30:
+        found.append({"problem": f"only {available_ram >> 20} MiB of memory are free", "remedy": "Close programs."})
+    return found
+
+
+def describe_error(error: dict[str, Any] | None) -> str:
+    """Return a stored error as its sentence."""
+    return str(I2VError.from_dict(error)) if error else ""

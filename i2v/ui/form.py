@@ -1,0 +1,191 @@
+"""The input fields of the page, and how their values become a request's values. Knows no jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from i2v.errors import I2VError, InputError
+from i2v.media.image import load_picture
+from i2v.presets import ModelPreset, load_presets, preset_named
+from i2v.request import match_picture
+from i2v.service import Service
+
+__all__ = ["Form", "describe_clip", "model_choices", "request_values"]
+
+_FORMAT_CHOICES = [("GIF", "gif"), ("WebP", "webp"), ("PNG frames (zip)", "png")]
+_WHOLE = {"num_frames": "frames", "fps": "fps", "num_inference_steps": "steps", "width": "width", "height": "height"}
+
+
+class Form:
+    """The fields by the name their value has in a request; built inside the page's layout."""
+
+    def __init__(self, service: Service):
+        preset = next(iter(load_presets().values()))
+        self.fields: dict[str, Component] = {}
+        self._picture_and_prompts(preset)
+        self._model_and_size(service, preset)
+        self._length(preset)
+        self._more(preset)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.fields)
+
+    @property
+    def components(self) -> list[Component]:
+        return list(self.fields.values())
+
+    def _picture_and_prompts(self, preset: ModelPreset) -> None:
+        self.fields["image"] = gr.Image(
+            label="Start image", type="filepath", sources=["upload", "clipboard"], height=300, elem_id="picture"
+        )
+        self.fields["prompt"] = gr.Textbox(
+            label="Prompt", lines=2, max_lines=6, placeholder="the camera pans left", elem_id="prompt"
+        )
+        examples = [[text] for text in preset.example_prompts]
+        gr.Examples(examples, inputs=[self.fields["prompt"]], label="Prompts to try", elem_id="examples")
+
+    def _model_and_size(self, service: Service, preset: ModelPreset) -> None:
+        with gr.Row():
+            self.fields["model"] = gr.Dropdown(
+                model_choices(service), value=preset.name, label="Model", elem_id="model", filterable=False
+            )
+            self.fields["match_picture"] = gr.Checkbox(True, label="Match my picture", info="Size", elem_id="match")
+        with gr.Row():
+            self.fields["short_side_px"] = gr.Slider(
+                256, 1080, preset.defaults.short_side_px, step=8, label="Short side (px)", elem_id="short-side"
+            )
+            self.fields["width"] = gr.Number(
+                768, label="Width (px)", precision=0, visible=False, elem_id="width", min_width=120
+            )
+            self.fields["height"] = gr.Number(
+                512, label="Height (px)", precision=0, visible=False, elem_id="height", min_width=120
+            )
+
+    def _length(self, preset: ModelPreset) -> None:
+        with gr.Row():
+            self.fields["num_frames"] = gr.Slider(
+                preset.num_frames.low, 120, preset.defaults.num_frames, step=1, label="Frames", elem_id="frames"
+            )
+            self.fields["fps"] = gr.Slider(
+                preset.fps.low, preset.fps.high, preset.defaults.fps, step=1, label="Frames per second", elem_id="fps"
+            )
+
+    def _more(self, preset: ModelPreset) -> None:
+        with gr.Accordion("More settings", open=False, elem_id="more"):
+            self.fields["negative_prompt"] = gr.Textbox(
+                preset.defaults.negative_prompt,
+                label="Negative prompt",
+                info="What should not happen. Used when guidance is above 1.",
+                lines=1,
+                elem_id="negative",
+            )
+            with gr.Row():
+                self.fields["num_inference_steps"] = gr.Slider(
+                    1, 100, preset.defaults.num_inference_steps, step=1, label="Steps", elem_id="steps"
+                )
+                self.fields["guidance_scale"] = gr.Slider(
+                    preset.guidance_scale.low,
+                    preset.guidance_scale.high,
+                    preset.defaults.guidance_scale,
+                    step=0.1,
+                    label="Guidance",
+                    elem_id="guidance",
+                )
+            with gr.Row():
+                self.fields["seed"] = gr.Textbox(label="Seed", placeholder="random", elem_id="seed", min_width=160)
+                dice = gr.Button("🎲", elem_id="dice", min_width=44)
+                dice.click(None, None, self.fields["seed"], js="() => String(Math.floor(Math.random() * 2 ** 32))")
+            self.fields["formats"] = gr.CheckboxGroup(
+                _FORMAT_CHOICES, label="Save as well as MP4", elem_id="formats"
+            )
+
+    def model_updates(self, model: str) -> dict[Component, Any]:
+        """Return the fields as they should be after another model was chosen: its limits and defaults."""
+        preset = preset_named(model)
+        d, f = preset.defaults, self.fields
+        frames_most = min(preset.num_frames.high, max(120, d.num_frames))
+        return {
+            f["short_side_px"]: gr.Slider(value=d.short_side_px, step=preset.size_multiple),
+            f["num_frames"]: gr.Slider(value=d.num_frames, minimum=preset.num_frames.low, maximum=frames_most),
+            f["fps"]: gr.Slider(value=d.fps, minimum=preset.fps.low, maximum=preset.fps.high),
+            f["negative_prompt"]: d.negative_prompt,
+            f["num_inference_steps"]: gr.Slider(value=d.num_inference_steps, maximum=preset.num_inference_steps.high),
+            f["guidance_scale"]: gr.Slider(
+                value=d.guidance_scale, minimum=preset.guidance_scale.low, maximum=preset.guidance_scale.high
+            ),
+        }
+
+    def reuse_updates(self, request: Mapping[str, Any], picture: Path | None) -> dict[Component, Any]:
+        """Return the fields filled from a finished request."""
+        f = self.fields
+        updates = self.model_updates(request["model"])
+        updates |= {
+            f[name]: request[name]
+            for name in ("prompt", "negative_prompt", "model", "num_frames", "fps", "num_inference_steps")
+        }
+        return updates | {
+            f["guidance_scale"]: request["guidance_scale"],
+            f["seed"]: str(request["seed"]),
+            f["formats"]: list(request.get("formats", [])),
+            f["match_picture"]: False,
+            f["short_side_px"]: gr.Slider(visible=False),
+            f["width"]: gr.Number(request["width"], visible=True),
+            f["height"]: gr.Number(request["height"], visible=True),
+            f["image"]: str(picture) if picture else None,
+        }
+
+
+def model_choices(service: Service) -> list[tuple[str, str]]:
+    """Return (label, name) of every model."""
+    return [
+        (state.preset.title + ("" if state.installed else " (not downloaded)"), state.preset.name)
+        for state in service.models()
+    ]
+
+
+def request_values(fields: Mapping[str, Any]) -> tuple[dict[str, Any], Path | None]:
+    """Turn the fields' raw values into a request's values and the picture's path. Raises InputError by field."""
+    image = Path(fields["image"]) if fields["image"] else None
+    values = {name: fields[name] for name in ("model", "guidance_scale")}
+    values |= {name: (fields[name] or "").strip() for name in ("prompt", "negative_prompt")}
+    values["formats"] = tuple(fields["formats"] or ())
+    values["num_frames"], values["fps"] = _whole(fields, "num_frames"), _whole(fields, "fps")
+    values["num_inference_steps"] = _whole(fields, "num_inference_steps")
+    if not values["prompt"]:
+        raise InputError("there is no prompt", "Say what should happen.", field="prompt")
+    seed = (fields["seed"] or "").strip()
+    if seed:
+        if not seed.isdecimal():
+            raise InputError(f"the seed {seed!r} is not a whole number", "Leave it empty for a random one.", "seed")
+        values["seed"] = int(seed)
+    if not fields["match_picture"]:
+        values["width"], values["height"] = _whole(fields, "width"), _whole(fields, "height")
+    elif image is not None:
+        preset = preset_named(fields["model"])
+        short = int(fields["short_side_px"] or preset.defaults.short_side_px)
+        values["width"], values["height"] = match_picture(preset, *load_picture(image).size, short)
+    return values, image
+
+
+def _whole(fields: Mapping[str, Any], name: str) -> int:
+    try:
+        return int(fields[name])
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{_WHOLE[name]} is not a whole number", "Write one.", field=name) from None
+
+
+def describe_clip(fields: Mapping[str, Any]) -> str:
+    """Return one line about the clip that the fields ask for, or what is wrong with them."""
+    try:
+        values, image = request_values(dict(fields) | {"prompt": fields["prompt"] or "-"})
+    except I2VError as error:
+        return str(error)
+    size = f"{values['width']} × {values['height']} px · " if "width" in values else ""
+    seconds = values["num_frames"] / max(values["fps"], 1)
+    return f"{size}{values['num_frames']} frames at {values['fps']} fps = {seconds:.1f} s"

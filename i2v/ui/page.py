@@ -1,0 +1,105 @@
+"""The page: what stands where, and which event calls which handler."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from i2v.service import Service
+from i2v.ui.form import Form
+from i2v.ui.handlers import Handlers
+from i2v.ui.panel import LivePanel, idle_panel
+from i2v.ui.parts import Parts
+
+__all__ = ["build_page"]
+
+_TITLE = "# i2v\nOne picture and a sentence become a video, on the machine you own."
+
+
+def build_page(service: Service) -> gr.Blocks:
+    """Lay out the page on a service."""
+    with gr.Blocks(title="i2v", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+        gr.Markdown(_TITLE, elem_id="masthead")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=320):
+                form = Form(service)
+                info = gr.Markdown(elem_id="info")
+                with gr.Row():
+                    generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=3)
+                    cancel = gr.Button("Cancel", elem_id="cancel", interactive=False, scale=1, min_width=100)
+            with gr.Column(scale=6, min_width=320):
+                parts = _results(generate, cancel, info)
+        gr.Markdown("## History", elem_id="history-title")
+        parts = _with_history(parts)
+        _wire(form, Handlers(service, form, parts), parts)
+    return page
+
+
+def _results(generate: gr.Button, cancel: gr.Button, info: gr.Markdown) -> dict[str, object]:
+    panel = LivePanel(idle_panel(), elem_id="panel")
+    result = gr.Video(
+        label="Result", autoplay=True, loop=True, interactive=False, visible=False, elem_id="result", height=420
+    )
+    details = gr.Markdown(visible=False, elem_id="details")
+    with gr.Row():
+        reuse = gr.Button("Reuse settings", visible=False, elem_id="reuse")
+        retry = gr.Button("Try again", visible=False, elem_id="retry")
+    files = gr.File(label="Download", visible=False, elem_id="files", file_count="multiple", interactive=False)
+    return {
+        "panel": panel,
+        "result": result,
+        "details": details,
+        "reuse": reuse,
+        "retry": retry,
+        "files": files,
+        "generate": generate,
+        "cancel": cancel,
+        "info": info,
+    }
+
+
+def _with_history(made: dict[str, object]) -> Parts:
+    history = gr.Gallery(
+        label="History",
+        columns=6,
+        height="auto",
+        object_fit="cover",
+        allow_preview=False,
+        show_label=False,
+        visible=False,
+        elem_id="history",
+        interactive=False,
+    )
+    return Parts(
+        job=gr.BrowserState("", storage_key="i2v_job", secret="i2v"),  # a job id is no secret of its browser
+        seen=gr.State({}),
+        timer=gr.Timer(2.0),
+        history=history,
+        history_ids=gr.State([]),
+        **made,  # type: ignore[arg-type]
+    )
+
+
+def _wire(form: Form, handlers: Handlers, parts: Parts) -> None:
+    quiet = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+    fields, shown = form.components, parts.shown
+
+    def then_tick(event: gr.events.Dependency) -> None:
+        event.then(handlers.tick, [parts.job, parts.seen], shown, **quiet)
+
+    then_tick(
+        parts.generate.click(
+            handlers.start, fields, parts.job, validator=handlers.validate, api_visibility="private"
+        )
+    )
+    then_tick(parts.cancel.click(handlers.cancel, parts.job, None, **quiet))
+    then_tick(parts.retry.click(handlers.retry, parts.job, None, **quiet))
+    then_tick(parts.history.select(handlers.open_past, parts.history_ids, parts.job, **quiet))
+    parts.reuse.click(handlers.reuse, parts.job, fields, **quiet)
+    parts.timer.tick(handlers.tick, [parts.job, parts.seen], shown, **quiet)
+
+    form.fields["model"].input(handlers.choose_model, form.fields["model"], fields, **quiet)
+    form.fields["match_picture"].change(handlers.choose_matching, form.fields["match_picture"], fields, **quiet)
+    for name in ("image", "match_picture", "short_side_px", "width", "height", "num_frames", "fps", "model"):
+        form.fields[name].change(handlers.describe, fields, parts.info, **quiet)
+    page = gr.context.Context.root_block
+    then_tick(page.load(handlers.attach, parts.job, parts.job, **quiet))

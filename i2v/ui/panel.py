@@ -1,0 +1,133 @@
+"""What the live panel shows: a job's snapshot turned into a plain dictionary. Pure, but for reading the preview file.
+
+static/panel.html, panel.css and panel.js draw it.
+"""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from i2v import devices
+from i2v.jobs.model import JobState
+from i2v.service import Snapshot, describe_error
+
+__all__ = ["LivePanel", "idle_panel", "job_panel"]
+
+_STATIC = Path(__file__).parent / "static"
+_MOST_POINTS = 240
+_STATE_WORDS = {
+    JobState.QUEUED: "Waiting",
+    JobState.CANCELLING: "Cancelling…",
+    JobState.CANCELLED: "Cancelled",
+    JobState.DONE: "Done",
+    JobState.FAILED: "Failed",
+}
+_STAGE_WORDS = {
+    "load": "Loading the model",
+    "encode": "Reading picture and prompt",
+    "denoise": "Denoising",
+    "decode": "Making frames",
+}
+_UNITS = {"load": "load", "encode": "encode", "denoise": "step", "decode": "frame"}
+
+
+class LivePanel(gr.HTML):
+    """The panel's place on the page; its value is what `job_panel` or `idle_panel` returns."""
+
+    def __init__(self, value: Any = None, **settings: Any):
+        super().__init__(
+            value=value,
+            html_template=(_STATIC / "panel.html").read_text(encoding="utf-8"),
+            css_template=(_STATIC / "panel.css").read_text(encoding="utf-8"),
+            js_on_load=(_STATIC / "panel.js").read_text(encoding="utf-8"),
+            apply_default_css=False,
+            **settings,
+        )
+
+
+def idle_panel() -> dict[str, Any]:
+    """Return the panel when no job is looked at: the machine's memory."""
+    return {"state": "idle", "state_words": "Ready", "memory": _machine_memory(), "running": False}
+
+
+def job_panel(snapshot: Snapshot, preview_seen: int) -> dict[str, Any]:
+    """Return the panel of a job. The preview is sent only when it is newer than `preview_seen`."""
+    job, progress = snapshot.job, snapshot.progress
+    running = job.state in (JobState.RUNNING, JobState.CANCELLING)
+    stage = progress.get("stage", "")
+    number = snapshot.live.preview_number if snapshot.live else 0
+    preview = snapshot.picture("preview.webp") if running and number > preview_seen else None
+    return {
+        "state": job.state.value,
+        "state_words": _words(snapshot, stage),
+        "running": running,
+        "stage": _UNITS.get(stage, ""),
+        "step": progress.get("step", 0),
+        "total": progress.get("total", 0),
+        "fraction": 1.0 if job.state is JobState.DONE else progress.get("fraction", 0.0),
+        "per_second": progress.get("per_second") if running else None,
+        "elapsed_s": progress.get("elapsed_s"),
+        "eta_s": progress.get("eta_s") if job.state is JobState.RUNNING else None,
+        "message": describe_error(job.error) if job.state is JobState.FAILED else "",
+        "plan": _plan_sentence(snapshot),
+        "preview": _data_uri(preview) if preview else None,
+        "keep_preview": running and number > 0,
+        "memory": _job_memory(snapshot.samples) or _machine_memory(),
+    }
+
+
+def _words(snapshot: Snapshot, stage: str) -> str:
+    state = snapshot.job.state
+    if state is JobState.RUNNING:
+        return _STAGE_WORDS.get(stage, "Starting the worker")
+    if state is JobState.QUEUED and snapshot.queue_position:
+        return f"Waiting, {snapshot.queue_position} ahead"
+    return _STATE_WORDS[state]
+
+
+def _plan_sentence(snapshot: Snapshot) -> str:
+    plan = (snapshot.live.plan if snapshot.live else None) or (snapshot.job.result or {}).get("plan") or {}
+    return f"Plan: {plan['reason']}" if plan else ""
+
+
+def _data_uri(path: Path) -> str:
+    return "data:image/webp;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _job_memory(samples: list[dict[str, Any]]) -> dict[str, Any] | None:
+    if not samples:
+        return None
+    last, on_gpu = samples[-1], samples[-1]["kind"] == "gpu"
+    every = max(1, -(-len(samples) // _MOST_POINTS))
+    kept = [*samples[:-1:every], last]
+    return {
+        "label": "VRAM of this run" if on_gpu else "RAM of the worker process",
+        "device_label": "whole card" if on_gpu else "whole machine",
+        "used_bytes": last["allocated_bytes"],
+        "peak_bytes": last["peak_bytes"],
+        "device_used_bytes": last["device_used_bytes"],
+        "device_total_bytes": last["device_total_bytes"],
+        "points": [[round(sample["t_s"], 2), sample["allocated_bytes"]] for sample in kept],
+    }
+
+
+def _machine_memory() -> dict[str, Any]:
+    cards = devices.gpus()
+    if cards:
+        used, total, label = cards[0].used_bytes, cards[0].total_bytes, cards[0].name
+    else:
+        memory = devices.machine_memory()
+        used, total, label = memory.used_bytes, memory.total_bytes, "System RAM (no GPU found)"
+    return {
+        "label": label,
+        "device_label": "in use:",
+        "used_bytes": used,
+        "peak_bytes": 0,
+        "device_used_bytes": used,
+        "device_total_bytes": total,
+        "points": [],
+    }

@@ -1,0 +1,48 @@
+"""The parts of the page that show things, by name, so that handlers and layout agree on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from i2v.ui.panel import LivePanel
+
+__all__ = ["Parts"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that an event may change besides the form's fields."""
+
+    job: gr.BrowserState  # the id of the job on show; kept by the browser over a reload
+    seen: gr.State
+    timer: gr.Timer
+    panel: LivePanel
+    result: gr.Video
+    files: gr.File
+    details: gr.Markdown
+    generate: gr.Button
+    cancel: gr.Button
+    reuse: gr.Button
+    retry: gr.Button
+    history: gr.Gallery
+    history_ids: gr.State
+    info: gr.Markdown
+
+    @property
+    def shown(self) -> list[object]:
+        """What a tick may change."""
+        return [
+            self.seen,
+            self.timer,
+            self.panel,
+            self.result,
+            self.files,
+            self.details,
+            self.cancel,
+            self.reuse,
+            self.retry,
+            self.history,
+            self.history_ids,
+        ]

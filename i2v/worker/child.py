@@ -1,0 +1,127 @@
+"""The worker process: `python -m i2v.worker.child`. It owns torch and CUDA and runs one job at a time.
+
+It speaks the protocol on its standard input and output; everything that libraries print goes to standard error. When
+the app dies, its end of the pipe closes and the worker leaves at once, so that no orphan holds the card.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from i2v import devices
+from i2v.errors import GenerationError, I2VError, StorageError
+from i2v.request import GenerationRequest
+from i2v.settings import Settings, set_up_logging
+from i2v.worker.protocol import Event, MessageWriter, read_messages
+
+__all__ = ["main"]
+
+_log = logging.getLogger(__name__)
+HEARTBEAT_S = 1.0
+
+
+class Worker:
+    """Reads commands in one thread, beats in another, runs jobs in the main one."""
+
+    def __init__(self, writer: MessageWriter):
+        self._writer = writer
+        self._commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._cancelled: set[tuple[str, int]] = set()
+
+    def send(self, event: Event) -> None:
+        self._writer.send(event.to_message())
+
+    def listen(self) -> None:
+        """Sort incoming commands; leave the process when the app is gone."""
+        for message in read_messages(sys.stdin.buffer):
+            if message["type"] == "cancel":
+                self._cancelled.add((message["job_id"], message["attempt"]))
+            else:
+                self._commands.put(message)
+        os._exit(0)
+
+    def beat(self) -> None:
+        """Tell the app that this process lives, until it ends."""
+        pause = threading.Event()
+        while not pause.wait(HEARTBEAT_S):
+            self.send(Event("heartbeat"))
+
+    def work(self) -> None:
+        """Run commands until told to stop."""
+        from i2v.engine.run import Engine  # torch is imported here, in the worker, and nowhere before
+
+        engine = Engine()
+        self.send(Event("ready", data={"pid": os.getpid()}))
+        while True:
+            command = self._commands.get()
+            if command["type"] == "stop":
+                return
+            if command["type"] == "unload":
+                engine.unload()
+                self.send(Event("unloaded"))
+            elif command["type"] == "run":
+                self._run(engine, command["spec"])
+
+    def _run(self, engine: Any, message: dict[str, Any]) -> None:
+        from i2v.engine.run import RunSpec
+
+        job_id, attempt = message["job_id"], message["attempt"]
+        spec = RunSpec(
+            job_id,
+            attempt,
+            GenerationRequest.model_validate_json(message["request"]),
+            Path(message["home"]),
+            Path(message["folder"]),
+        )
+        threading.current_thread().name = f"job {job_id[:8]}.{attempt}"
+
+        def report(kind: str, data: dict[str, Any]) -> None:
+            self.send(Event(kind, job_id, attempt, data))
+
+        try:
+            result = engine.run(spec, report, lambda: (job_id, attempt) in self._cancelled)
+        except I2VError as error:
+            _log.info("ended: %s", type(error).__name__)
+            report("failed", error.to_dict())
+        except OSError as error:
+            _log.exception("a file operation failed")
+            report("failed", _storage_error(error).to_dict())
+        except Exception as error:  # the worker's outermost edge: anything becomes a failed job, with its trace logged
+            _log.exception("the run failed")
+            report("failed", GenerationError(_unexpected(error), "The log has the details.").to_dict())
+        else:
+            report("done", result)
+
+
+def _storage_error(error: OSError) -> StorageError:
+    return StorageError(
+        f"a file could not be read or written: {error.strerror or type(error).__name__}",
+        "Free disk space, or set I2V_HOME to another folder, and try again.",
+    )
+
+
+def _unexpected(error: Exception) -> str:
+    return f"the run stopped unexpectedly ({type(error).__name__})"
+
+
+def main() -> None:
+    """Take over the standard streams and work."""
+    protocol = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever prints must not disturb the protocol
+    sys.stdout = sys.stderr
+    set_up_logging(Settings.from_environment().log_level, prefix="[%(threadName)s] ")
+    worker = Worker(MessageWriter(protocol))
+    threading.Thread(target=worker.listen, name="listen", daemon=True).start()
+    threading.Thread(target=worker.beat, name="beat", daemon=True).start()
+    _log.info("worker %d started, %d MiB of memory free", os.getpid(), devices.machine_memory().available_bytes >> 20)
+    worker.work()
+
+
+if __name__ == "__main__":
+    main()

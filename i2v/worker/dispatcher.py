@@ -1,0 +1,209 @@
+"""Takes queued jobs from the store, has an executor run them, and writes what becomes of them into the store.
+
+One thread per app. The store is the truth; what lives only here (the memory samples of the running job, the number of
+its latest preview) is for looking at while it runs, and ends up in the job's result.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from i2v import devices
+from i2v.errors import I2VError, WorkerDiedError
+from i2v.jobs.model import Job, JobState
+from i2v.jobs.store import JobStore
+from i2v.settings import Settings
+from i2v.worker.executor import Executor
+from i2v.worker.protocol import Event
+
+__all__ = ["Dispatcher", "LiveJob"]
+
+_log = logging.getLogger(__name__)
+_POLL_S = 0.1
+_RECORD_S = 0.5  # progress goes to the store at most this often, and at every change of stage
+_CANCEL_GRACE_S = 30.0
+_KEPT_SAMPLES = 1200  # ten minutes at two samples a second, then every second one is dropped
+
+
+@dataclass
+class LiveJob:
+    """What can be watched of a job that runs in this app."""
+
+    job_id: str
+    attempt: int
+    progress: dict[str, Any] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
+    preview_number: int = 0
+    samples: deque[dict[str, Any]] = field(default_factory=deque)
+
+    def add_sample(self, sample: dict[str, Any]) -> None:
+        self.samples.append(sample)
+        if len(self.samples) > _KEPT_SAMPLES:
+            self.samples = deque(list(self.samples)[::2])
+
+
+class Dispatcher:
+    """The one thread that moves this app's jobs along."""
+
+    def __init__(self, store: JobStore, executor: Executor, settings: Settings, runner: str):
+        self._store, self._executor, self._settings, self._runner = store, executor, settings, runner
+        self._pid, self._pid_started = os.getpid(), devices.process_started()
+        self._stop, self._wake = threading.Event(), threading.Event()
+        self._live: LiveJob | None = None
+        self._thread = threading.Thread(target=self._loop, name="dispatcher", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look at the queue now instead of at the next tick."""
+        self._wake.set()
+
+    def live(self, job_id: str) -> LiveJob | None:
+        """Return what is known of a running job beyond the store, or None."""
+        live = self._live
+        return live if live and live.job_id == job_id else None
+
+    def unload(self) -> None:
+        """Have the worker drop its model. Takes effect after the running job."""
+        self._executor.unload()
+
+    def close(self, grace_s: float = 5.0) -> None:
+        """Stop the thread, then the worker. A job that runs is recorded as interrupted."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._executor.close(grace_s)
+
+    def _loop(self) -> None:
+        while not self._stop.is_set():
+            try:
+                job = self._store.claim(self._runner, self._pid, self._pid_started)
+            except I2VError as error:
+                _log.error("the job store cannot be read: %s", error)
+                job = None
+            if job is None:
+                self._executor.poll(0.0 if self._wake.is_set() else _POLL_S)
+                self._wake.wait(_POLL_S)
+                self._wake.clear()
+                continue
+            try:
+                self._run(job)
+            except (I2VError, OSError) as error:
+                _log.exception("job %s attempt %d could not be run", job.id, job.attempt)
+                self._finish(job, JobState.FAILED, error=_as_error(error))
+
+    def _run(self, job: Job) -> None:
+        _log.info("job %s attempt %d starts", job.id, job.attempt)
+        watcher = _RunWatch(self._store, self._executor, job)
+        self._live = watcher.live
+        self._executor.start(
+            {
+                "job_id": job.id,
+                "attempt": job.attempt,
+                "request": json.dumps(job.request),
+                "home": str(self._settings.home),
+                "folder": str(self._settings.job_folder(job.id)),
+            }
+        )
+        while not self._stop.is_set():
+            event = self._executor.poll(_POLL_S)
+            ended = watcher.see(event) if event else None
+            if ended:
+                state, result, error = ended
+                self._finish(job, state, result, error)
+                return
+            watcher.pass_cancel_on()
+        stopped = WorkerDiedError("i2v was stopped while this job ran", "Press Try again to run it once more.")
+        self._finish(job, JobState.FAILED, error=stopped.to_dict())
+
+    def _finish(
+        self, job: Job, state: JobState, result: dict[str, Any] | None = None, error: dict[str, Any] | None = None
+    ) -> None:
+        if self._store.finish(job.id, job.attempt, state, result, error):
+            _log.info("job %s attempt %d: %s", job.id, job.attempt, state)
+        self._live = None
+
+
+class _RunWatch:
+    """Folds one run's events into the live job and the store, and passes a cancellation on to the worker."""
+
+    def __init__(self, store: JobStore, executor: Executor, job: Job):
+        self._store, self._executor, self._job = store, executor, job
+        self.live = LiveJob(job.id, job.attempt)
+        self._recorded_s, self._looked_s = 0.0, 0.0
+        self._cancel_sent_s: float | None = None
+
+    def see(self, event: Event) -> tuple[JobState, dict[str, Any] | None, dict[str, Any] | None] | None:
+        """Take in an event; return (state, result, error) when it ends the run."""
+        if (event.job_id, event.attempt) != (self._job.id, self._job.attempt):
+            return None
+        match event.type:
+            case "progress":
+                self._progress(event.data)
+            case "memory":
+                self.live.add_sample(event.data)
+            case "preview":
+                self.live.preview_number = event.data["number"]
+            case "plan":
+                self.live.plan = event.data
+            case "done":
+                return JobState.DONE, event.data | {"samples": _thinned(self.live.samples)}, None
+            case "failed":
+                state = JobState.CANCELLED if event.data["kind"] == "Cancelled" else JobState.FAILED
+                return state, None, event.data
+            case "lost":
+                return self._lost(event.data["exit_code"])
+        return None
+
+    def pass_cancel_on(self) -> None:
+        """Tell the worker of a cancellation, whichever process asked for it; end a worker that does not listen."""
+        now = time.monotonic()
+        if now - self._looked_s < 0.3:
+            return
+        self._looked_s = now
+        job = self._store.get(self._job.id)
+        if job is None or job.state != JobState.CANCELLING:
+            return
+        if self._cancel_sent_s is None:
+            self._cancel_sent_s = now
+            self._executor.request_cancel(job.id, job.attempt)
+        elif now - self._cancel_sent_s > _CANCEL_GRACE_S:
+            self._executor.kill()
+
+    def _progress(self, progress: dict[str, Any]) -> None:
+        now = time.monotonic()
+        new_stage = progress["stage"] != self.live.progress.get("stage")
+        self.live.progress = progress
+        if new_stage or now - self._recorded_s > _RECORD_S:
+            self._recorded_s = now
+            self._store.record_progress(self._job.id, self._job.attempt, progress)
+
+    def _lost(self, exit_code: int) -> tuple[JobState, None, dict[str, Any]]:
+        if self._cancel_sent_s is not None:
+            return JobState.CANCELLED, None, {"kind": "Cancelled", "message": "the job was cancelled"}
+        stage = self.live.progress.get("stage", "start")
+        error = WorkerDiedError(
+            f"the worker process ended unexpectedly during {stage} (exit code {exit_code})",
+            "The machine may have run out of memory: press Try again, or choose a smaller size.",
+        )
+        return JobState.FAILED, None, error.to_dict()
+
+
+def _as_error(error: Exception) -> dict[str, Any]:
+    if isinstance(error, I2VError):
+        return error.to_dict()
+    return WorkerDiedError(f"the worker process could not be started: {error}").to_dict()
+
+
+def _thinned(samples: deque[dict[str, Any]], most: int = 240) -> list[dict[str, Any]]:
+    every = max(1, -(-len(samples) // most))
+    return list(samples)[::every]

@@ -1,0 +1,143 @@
+"""Runs jobs somewhere and tells what happens to them. Knows nothing of the job store or of pages, and no torch.
+
+`LocalExecutor` is one worker process on this machine. Its process is started when the first job comes, and anew after
+it died.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from i2v.worker.protocol import Event, MessageWriter, read_messages
+
+__all__ = ["Executor", "LocalExecutor"]
+
+_log = logging.getLogger(__name__)
+HEARTBEAT_LIMIT_S = 120.0
+
+
+class Executor(Protocol):
+    """The seam between the dispatcher and whatever runs jobs."""
+
+    def start(self, spec: dict[str, Any]) -> None: ...
+    def poll(self, timeout_s: float) -> Event | None: ...
+    def request_cancel(self, job_id: str, attempt: int) -> None: ...
+    def unload(self) -> None: ...
+    def kill(self) -> None: ...
+    def close(self, grace_s: float) -> None: ...
+
+
+class LocalExecutor:
+    """One spawned worker process."""
+
+    def __init__(self, heartbeat_limit_s: float = HEARTBEAT_LIMIT_S):
+        self._events: queue.Queue[Event] = queue.Queue()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._writer: MessageWriter | None = None
+        self._running: tuple[str, int] | None = None
+        self._heard_s = 0.0
+        self._heartbeat_limit_s = heartbeat_limit_s
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id while it lives."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    def start(self, spec: dict[str, Any]) -> None:
+        """Hand a job to the worker; what becomes of it comes through `poll`."""
+        if self.pid is None:
+            self._spawn()
+        self._running = (spec["job_id"], spec["attempt"])
+        self._send({"type": "run", "spec": spec})
+
+    def poll(self, timeout_s: float) -> Event | None:
+        """Return the next event, or None after `timeout_s`. A dead or silent worker gives one "lost" event."""
+        try:
+            event = self._events.get(timeout=timeout_s)
+        except queue.Empty:
+            if self.pid and self._running and time.monotonic() - self._heard_s > self._heartbeat_limit_s:
+                _log.error("the worker has been silent for %.0f s and is ended", self._heartbeat_limit_s)
+                self.kill()
+            return None
+        if event.type in ("done", "failed", "lost"):
+            self._running = None
+        return event
+
+    def request_cancel(self, job_id: str, attempt: int) -> None:
+        """Ask the worker to stop a run at its next step."""
+        self._send({"type": "cancel", "job_id": job_id, "attempt": attempt})
+
+    def unload(self) -> None:
+        """Ask the worker to drop its loaded model."""
+        self._send({"type": "unload"})
+
+    def kill(self) -> None:
+        """End the worker at once; a "lost" event follows."""
+        if self._process:
+            self._process.kill()
+
+    def close(self, grace_s: float = 5.0) -> None:
+        """Let the worker finish what it is at within `grace_s`, then end it."""
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            if self._running:
+                self.request_cancel(*self._running)
+            self._send({"type": "stop"})
+            try:
+                process.wait(grace_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        process.wait()
+        if process.stdin:
+            try:
+                process.stdin.close()
+            except OSError:  # the other end is gone; nothing is left to say
+                _log.debug("the worker's input was already closed")
+
+    def _spawn(self) -> None:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *_python_path()])}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "i2v.worker.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,  # Ctrl+C in the terminal is for the app, which then asks the worker
+        )
+        assert self._process.stdin and self._process.stdout
+        self._writer = MessageWriter(self._process.stdin)  # type: ignore[arg-type]
+        self._heard_s = time.monotonic()
+        threading.Thread(target=self._listen, args=(self._process,), name="worker-events", daemon=True).start()
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout
+        with process.stdout:
+            for message in read_messages(process.stdout):  # type: ignore[arg-type]
+                self._heard_s = time.monotonic()
+                if message["type"] != "heartbeat":
+                    self._events.put(Event.from_message(message))
+        code = process.wait()
+        newest = process is self._process  # else the next worker's job must not be blamed
+        job_id, attempt = (self._running if newest else None) or ("", 0)
+        self._events.put(Event("lost", job_id, attempt, {"exit_code": code}))
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self._writer is None or self.pid is None:
+            return
+        try:
+            self._writer.send(message)
+        except OSError as error:
+            _log.warning("the worker cannot be reached: %s", error)
+
+
+def _python_path() -> list[str]:
+    return [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
