@@ -61,7 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--fps", type=int, metavar="N")
     generate.add_argument("--negative", metavar="PROMPT", help="what should not happen")
     generate.add_argument("--precision", choices=("auto", "fp32", "fp16", "bf16"))
-    generate.add_argument("--settings", type=Path, metavar="FILE", help="start from a video made by i2v, or from what inspect --json printed")
+    generate.add_argument(
+        "--settings",
+        type=Path,
+        metavar="FILE",
+        help="a video made by i2v, or what inspect --json printed",
+    )
     generate.set_defaults(run=_generate)
 
     inspect = commands.add_parser("inspect", parents=[common], help="show the request that made a video")
@@ -101,7 +106,8 @@ def _generate(args: argparse.Namespace, settings: Settings) -> int:
     if args.json:
         _print_json(report)
     else:
-        print(f"{output}: {report['num_frames']} frames of {report['width']}x{report['height']}, seed {report['seed']}, {report['seconds']:.1f} s")
+        size = f"{report['width']}x{report['height']}"
+        print(f"{output}: {report['num_frames']} frames of {size}, seed {report['seed']}, {report['seconds']:.1f} s")
     return 0
 
 
@@ -145,7 +151,11 @@ def _formats_for(output: Path) -> tuple[str, ...]:
     """Check the output path before anything runs, and return the extra format its name asks for."""
     suffix = output.suffix.lower()
     if suffix not in _SUFFIX_FORMATS:
-        raise InputError(f"the output {output} is none of .mp4, .gif, .webp, .zip", "Give it one of these endings.", "output")
+        raise InputError(
+            f"the output {output} is none of .mp4, .gif, .webp, .zip",
+            "Give it one of these endings.",
+            "output",
+        )
     folder = output.absolute().parent
     if not folder.is_dir():
         raise StorageError(f"the output folder {folder} does not exist", "Create it, or choose another.", "output")
@@ -241,7 +251,12 @@ def _models(args: argparse.Namespace, settings: Settings) -> int:
 
 def _download_progress(done_bytes: int, total_bytes: int) -> None:
     percent = 100 * done_bytes / max(total_bytes, 1)
-    print(f"\r\x1b[K{done_bytes / 1e9:.2f} of {total_bytes / 1e9:.2f} GB ({percent:.0f} %)", end="", file=sys.stderr, flush=True)
+    print(
+        f"\r\x1b[K{done_bytes / 1e9:.2f} of {total_bytes / 1e9:.2f} GB ({percent:.0f} %)",
+        end="",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _doctor(args: argparse.Namespace, settings: Settings) -> int:
@@ -259,7 +274,11 @@ def _doctor(args: argparse.Namespace, settings: Settings) -> int:
 
 def _print_doctor(found: dict[str, Any]) -> None:
     gib = 1 << 30
-    cards = [f"{gpu['name']}, {gpu['vram_free_bytes'] / gib:.1f} of {gpu['vram_total_bytes'] / gib:.1f} GiB free, driver {gpu['driver']}" for gpu in found["gpus"]]
+    cards = [
+        f"{gpu['name']}, {gpu['vram_free_bytes'] / gib:.1f} of {gpu['vram_total_bytes'] / gib:.1f} GiB free, "
+        f"driver {gpu['driver']}"
+        for gpu in found["gpus"]
+    ]
     print("GPU      " + ("\n         ".join(cards) or "no NVIDIA card found: i2v runs on the CPU"))
     print(f"memory   {found['ram_available_bytes'] / gib:.1f} of {found['ram_total_bytes'] / gib:.1f} GiB available")
     print(f"disk     {found['disk_free_bytes'] / gib:.1f} GiB free for {found['home']}")

@@ -14,7 +14,16 @@ from types import ModuleType
 
 import psutil
 
-__all__ = ["Gpu", "Memory", "free_disk_bytes", "gpus", "machine_memory", "process_exists", "process_started", "versions"]
+__all__ = [
+    "Gpu",
+    "Memory",
+    "free_disk_bytes",
+    "gpus",
+    "machine_memory",
+    "process_exists",
+    "process_started",
+    "versions",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +109,8 @@ def process_started(pid: int | None = None) -> float:
 def process_exists(pid: int, started: float) -> bool:
     """Say whether the process that had this pid at that time still runs."""
     try:
-        return abs(process_started(pid) - started) < 1.0
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - started) < 1.0
     except psutil.NoSuchProcess:
         return False
 

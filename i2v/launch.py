@@ -88,7 +88,9 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
         listener.close()
-        raise InputError(f"cannot listen on {host}:{port}: {error}", f"Choose another port, e.g. --port {7861}.") from error
+        raise InputError(
+            f"cannot listen on {host}:{port}: {error}", f"Choose another port, e.g. --port {7861}."
+        ) from error
     return listener
 
 

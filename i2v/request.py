@@ -106,7 +106,8 @@ def _check_limits(request: GenerationRequest, preset: ModelPreset) -> None:
         bounds, value = getattr(preset, name), getattr(request, name)
         if not bounds.contains(value):
             raise InputError(
-                f"{what} must be between {bounds.low:g} and {bounds.high:g} for {preset.name}, not {value}", field=name
+                f"{what} must be between {bounds.low:g} and {bounds.high:g} for {preset.name}, not {value}",
+                field=name,
             )
     bounds, guidance = preset.guidance_scale, request.guidance_scale
     if not math.isfinite(guidance) or not bounds.contains(guidance):
@@ -133,7 +134,9 @@ def _check_size(request: GenerationRequest, preset: ModelPreset) -> None:
         if side % preset.size_multiple:
             nearest = _nearest(preset, side)
             raise InputError(
-                f"{name} must be a multiple of {preset.size_multiple}, not {side}", f"The nearest is {nearest}.", name
+                f"{name} must be a multiple of {preset.size_multiple}, not {side}",
+                f"The nearest is {nearest}.",
+                name,
             )
     if request.width * request.height > preset.max_pixels:
         raise InputError(

@@ -120,7 +120,9 @@ class Service:
             try:
                 length = measure_prompt(folder, getattr(request, name), preset.prompt_tokens)
             except (OSError, ValueError) as error:
-                raise ModelFilesError(f"the tokenizer in {folder} cannot be read", "Download the model again.") from error
+                raise ModelFilesError(
+                    f"the tokenizer in {folder} cannot be read", "Download the model again."
+                ) from error
             if length.cut:
                 what = name.replace("_", " ")
                 raise InputError(
@@ -146,6 +148,9 @@ class Service:
             job = self._store.submit(
                 request.model_dump(mode="json"), image_name or image.name, self.runner, job_id=job_id
             )
+        except StorageError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise StorageError(
@@ -160,7 +165,7 @@ class Service:
         free = devices.free_disk_bytes(self.settings.home)
         if free < needed:
             raise StorageError(
-                f"only {free >> 20} MiB are free on the disk of {self.settings.home}, and this needs {needed >> 20} MiB",
+                f"only {free >> 20} MiB are free on the disk of {self.settings.home}; {needed >> 20} MiB are needed",
                 "Free disk space, or set I2V_HOME to another disk.",
             )
 

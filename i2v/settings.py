@@ -3,7 +3,7 @@
     I2V_HOME         everything i2v writes: jobs, videos, downloaded models, log   default: ~/.i2v
     I2V_LOG_LEVEL    DEBUG, INFO, WARNING or ERROR                                 default: INFO
 
-The Hugging Face libraries read their own variables (HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE). No torch, no work at import.
+The Hugging Face libraries read their own variables (HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE). No torch.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Settings:
             self.jobs.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(
-                f"the folder {self.home} cannot be created: {error.strerror}", "Set I2V_HOME to a writable folder."
+                f"the folder {self.home} cannot be created: {error.strerror}",
+                "Set I2V_HOME to a writable folder.",
             ) from error
 
 
@@ -60,5 +61,15 @@ def set_up_logging(level: str, prefix: str = "") -> None:
     """Send the log to standard error, once, at a program's entrance."""
     form = f"%(asctime)s %(levelname)s {prefix}%(name)s: %(message)s"
     logging.basicConfig(level=level, format=form, datefmt="%H:%M:%S")
-    for chatty in ("httpx", "httpx2", "httpcore", "alembic", "PIL", "diffusers", "transformers", "gradio", "uvicorn.access"):
+    for chatty in (
+        "httpx",
+        "httpx2",
+        "httpcore",
+        "alembic",
+        "PIL",
+        "diffusers",
+        "transformers",
+        "gradio",
+        "uvicorn.access",
+    ):
         logging.getLogger(chatty).setLevel(logging.WARNING)

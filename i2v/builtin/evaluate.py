@@ -70,7 +70,9 @@ def _prompts(per_move: int) -> list[tuple[str, str, bool]]:
     return trials
 
 
-def _run_trial(engine: Engine, folder: Path, name: str, trial: tuple[str, str, bool], short_px: int, seed: int) -> Trial:
+def _run_trial(
+    engine: Engine, folder: Path, name: str, trial: tuple[str, str, bool], short_px: int, seed: int
+) -> Trial:
     move, prompt, unseen = trial
     picture = load_picture(folder / "picture.png")
     scale = short_px / min(picture.size)

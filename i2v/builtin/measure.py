@@ -6,6 +6,7 @@ Knows nothing of models or prompts: frames in, numbers out. Content moves opposi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +61,7 @@ def measure_motion(frames: list[NDArray[np.uint8]]) -> ContentMotion:
     hops = np.linspace(0, len(frames) - 1, min(5, len(frames))).round().astype(int)
     grey = [_reduced(frames[i]) for i in hops]
     total = np.zeros(4)
-    for before, after in zip(grey, grey[1:], strict=False):
+    for before, after in pairwise(grey):
         total += _camera_parameters(before, after)
     return ContentMotion(*(float(v) for v in total))
 

@@ -62,9 +62,28 @@ MOVES: dict[str, tuple[str, ...]] = {
 }
 
 LIGHTS: dict[str, tuple[str, ...]] = {
-    "darker": ("night falls", "it gets dark", "the light fades", "it grows darker", "the scene darkens", "fade to dark"),
-    "brighter": ("it gets brighter", "the light grows", "the scene brightens", "it becomes bright", "the day breaks"),
-    "warmer": ("the light turns golden", "warm evening light", "golden hour", "the colours get warmer", "warm light"),
+    "darker": (
+        "night falls",
+        "it gets dark",
+        "the light fades",
+        "it grows darker",
+        "the scene darkens",
+        "fade to dark",
+    ),
+    "brighter": (
+        "it gets brighter",
+        "the light grows",
+        "the scene brightens",
+        "it becomes bright",
+        "the day breaks",
+    ),
+    "warmer": (
+        "the light turns golden",
+        "warm evening light",
+        "golden hour",
+        "the colours get warmer",
+        "warm light",
+    ),
     "colder": ("the light turns cold", "cold blue light", "the colours get colder", "the scene turns blue"),
 }
 
@@ -90,8 +109,8 @@ _SUBJECTS = (
     "a lake|mountains at dusk|a portrait of a woman|an old man reading|a cat on a sofa|a red car|a busy street|a forest"
     "|a cup of coffee|the sea|a city at night|a field of flowers|a castle|a dog running|a bowl of fruit|a bridge|a boat"
     "|a temple in china|a rocket|a garden|a snowy village|a kitchen|a bird on a branch|a dancer|a desert road|a train"
-    "|a stormy sky|a child with a kite|an astronaut|waves on a beach|a wooden table|a robot|a horse|a waterfall|a market"
-    "|a tall building|clouds|a candle|a bookshop|a rainy window|the moon|a lighthouse|a river|a crowd|a smiling girl"
+    "|a stormy sky|a child with a kite|an astronaut|waves on a beach|a wooden table|a robot|a horse|a waterfall"
+    "|a market|a tall building|clouds|a candle|a bookshop|a rainy window|the moon|a lighthouse|a river|a smiling girl"
 )
 _STYLES = (
     "cinematic|high quality|4k|photorealistic|soft light|beautiful|film grain|detailed|dramatic|masterpiece|realistic"

@@ -21,7 +21,12 @@ CANVAS_PX = 64
 SPEED_FACTORS = {"slow": 0.45, "normal": 1.0, "fast": 1.7}
 # Extent of each move over a two-second clip at normal speed: half-sides of the canvas, log scale, radians.
 PAN, ZOOM, ROLL, CALM_ZOOM = 0.15, 0.15, 0.12, 0.05
-LIGHT_TARGETS = {"darker": (-1.0, -0.1), "brighter": (0.35, 0.0), "warmer": (0.0, 0.25), "colder": (-0.1, -0.25)}
+LIGHT_TARGETS = {
+    "darker": (-1.0, -0.1),
+    "brighter": (0.35, 0.0),
+    "warmer": (0.0, 0.25),
+    "colder": (-0.1, -0.25),
+}
 PARALLAX = 0.25  # a near layer moves this much more than the middle one, a far layer this much less
 
 

@@ -34,6 +34,14 @@ __all__ = ["main"]
 _log = logging.getLogger(__name__)
 WIDTH = 64  # of the text embeddings, and so of the denoiser's cross attention
 PROMPT_TOKENS = 48
+_COMPONENTS = {
+    "_class_name": "MotionPipeline",
+    "renderer": ["i2v", "MotionRenderer"],
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "I2VGenXLUNet"],
+}
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -89,7 +97,26 @@ def build_models(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, I2VGenXLUNet]
     for module in unet.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+    open_picture_path(unet)
     return text_encoder, unet
+
+
+def open_picture_path(unet: I2VGenXLUNet, gain: float = 2.0) -> None:
+    """Make `image_latents_proj_in` begin as gain times the identity.
+
+    With random weights the picture and the positions arrive a tenth as strong as the noise, and zooms and rolls, which
+    need to know where they are, are not learnt in 1200 steps. silu(x) - silu(-x) = x carries a value through exactly.
+    """
+    first, _, second, _, last = unet.image_latents_proj_in
+    eye = torch.eye(4)
+    zeros = torch.zeros(16 - 8, 4)
+    spread = torch.cat([eye, -eye, zeros])  # (16, 4): x, -x, nothing
+    gather = torch.cat([eye, -eye, zeros]).T  # (4, 16): what is silu(x) - silu(-x)
+    with torch.no_grad():
+        for conv, weights in ((first, spread), (second, spread @ gather), (last, gain * gather)):
+            conv.weight.mul_(0.1)
+            conv.weight[:, :, 1, 1] = weights
+            conv.bias.zero_()
 
 
 def batches(
@@ -116,7 +143,10 @@ def batches(
 
 
 def flow_matching_loss(
-    unet: I2VGenXLUNet, text_encoder: CLIPTextModel, batch: dict[str, torch.Tensor], generator: torch.Generator
+    unet: I2VGenXLUNet,
+    text_encoder: CLIPTextModel,
+    batch: dict[str, torch.Tensor],
+    generator: torch.Generator,
 ) -> torch.Tensor:
     """Return the mean squared error of the predicted velocity, a scalar."""
     latents = batch["latents"]
@@ -222,6 +252,7 @@ class Training:
         self.tokenizer.save_pretrained(folder / "tokenizer")
         FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
         self.renderer.save_config(folder / "renderer")
+        (folder / "model_index.json").write_text(json.dumps(_COMPONENTS, indent=2) + "\n", encoding="utf-8")
         with torch.no_grad():
             for name, p in self.net.named_parameters():
                 p.copy_(kept[name])
@@ -256,7 +287,12 @@ def run(training: Training, every_s: float) -> None:
         training.seconds = before_s + time.monotonic() - started
         if training.step % 25 == 0:
             with log_path.open("a", encoding="utf-8", newline="") as file:
-                row = [training.step, f"{np.mean(losses):.5f}", f"{training.rate():.6f}", f"{training.seconds:.0f}"]
+                row = [
+                    training.step,
+                    f"{np.mean(losses):.5f}",
+                    f"{training.rate():.6f}",
+                    f"{training.seconds:.0f}",
+                ]
                 csv.writer(file).writerow(row)
             _log.info("step %d loss %.4f, %.0f s", training.step, np.mean(losses), training.seconds)
             losses.clear()
@@ -269,7 +305,9 @@ def run(training: Training, every_s: float) -> None:
 def main() -> None:
     """Read the command line, train, and export the model folder."""
     parser = argparse.ArgumentParser(description="Train the built-in motion model on procedural scenes.")
-    parser.add_argument("--work", type=Path, default=Path("train-builtin"), help="state, CSV and curve (default: %(default)s)")
+    parser.add_argument(
+        "--work", type=Path, default=Path("train-builtin"), help="state, CSV and curve (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights", help="where the model goes")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=8)

@@ -28,7 +28,7 @@ def stop_if_cancelled(cancelled: Callable[[], bool]) -> None:
 
 
 def free_cached_memory() -> None:
-    """Give what torch holds unused back to the device. Call it outside any `except` block: an exception pins tensors."""
+    """Give what torch holds unused back to the device. Call it outside `except`: an exception pins tensors."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -59,7 +59,9 @@ def _guarded_forward(forward: Callable[..., Any], cancelled: Callable[[], bool])
         except torch.OutOfMemoryError:
             pass
         free_cached_memory()
-        raise OutOfMemoryError("the graphics card ran out of memory while denoising", "Choose fewer frames or a smaller size.")
+        raise OutOfMemoryError(
+            "the graphics card ran out of memory while denoising", "Choose fewer frames or a smaller size."
+        )
 
     return guarded
 
@@ -68,7 +70,9 @@ def _watched_step(
     pipeline: ImageToVideo, step: Callable[..., Any], cancelled: Callable[[], bool], step_seen: StepSeen
 ) -> Callable[..., Any]:
     @functools.wraps(step)
-    def watched(prediction: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def watched(
+        prediction: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
         clean = pipeline.clean_estimate(prediction, timestep, latents)
         output = step(prediction, timestep, latents, *args, **kwargs)
         if not bool(torch.isfinite(output.prev_sample).all()):

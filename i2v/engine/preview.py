@@ -18,6 +18,13 @@ def write_preview(frames: np.ndarray, folder: Path) -> None:
     there_and_back = pictures + pictures[-2:0:-1]
     part = folder / (PREVIEW_NAME + ".part")
     pictures[0].save(
-        part, "WEBP", save_all=True, append_images=there_and_back[1:], duration=160, loop=0, quality=70, method=0
+        part,
+        "WEBP",
+        save_all=True,
+        append_images=there_and_back[1:],
+        duration=160,
+        loop=0,
+        quality=70,
+        method=0,
     )
     part.replace(folder / PREVIEW_NAME)

@@ -95,7 +95,10 @@ class Engine:
         preset = preset_named(spec.request.model)
         plan = make_plan(spec.request, preset)
         report("plan", plan.to_dict())
-        with MemoryWatch(torch.device(plan.device), lambda s: report("memory", s.to_dict())) as watch, torch.inference_mode():
+        with (
+            MemoryWatch(torch.device(plan.device), lambda s: report("memory", s.to_dict())) as watch,
+            torch.inference_mode(),
+        ):
             run = _Run(spec, preset, plan, watch, report, cancelled, self._last_speed(spec.request))
             self._pipeline = self._load(run)
             result = run.make(self._pipeline)
@@ -166,9 +169,7 @@ class _Run:
         self.spec.checkpoint.unlink(missing_ok=True)
         return self._result(frames_sha256)
 
-    def _denoise(
-        self, pipeline: ImageToVideo, conditions: Conditions, generator: torch.Generator
-    ) -> torch.Tensor:
+    def _denoise(self, pipeline: ImageToVideo, conditions: Conditions, generator: torch.Generator) -> torch.Tensor:
         request = self.spec.request
         steps_done = 0
         self._log_memory(0)
@@ -204,7 +205,11 @@ class _Run:
     def _decode(self, pipeline: ImageToVideo, latents: torch.Tensor, conditions: Conditions) -> str:
         """Write every frame to every file as it comes, and return the hash of all frames."""
         request, digest = self.spec.request, hashlib.sha256()
-        metadata = {"i2v": __version__, "request": request.model_dump(mode="json"), "plan": self.plan.to_dict()}
+        metadata = {
+            "i2v": __version__,
+            "request": request.model_dump(mode="json"),
+            "plan": self.plan.to_dict(),
+        }
         size = (request.width, request.height)
         with ExitStack() as files:
             writers = [
@@ -218,11 +223,10 @@ class _Run:
                 for writer in writers:
                     writer.write(frame)
                 self.progress(Stage.DECODE, index + 1)
+        self.progress(Stage.DECODE, request.num_frames)  # the files are whole now; their time is decoding's
         return digest.hexdigest()
 
-    def _frames(
-        self, pipeline: ImageToVideo, latents: torch.Tensor, conditions: Conditions
-    ) -> Iterator[np.ndarray]:
+    def _frames(self, pipeline: ImageToVideo, latents: torch.Tensor, conditions: Conditions) -> Iterator[np.ndarray]:
         self.progress(Stage.DECODE, 0)
         count = 0
         for frame in pipeline.decode(latents, conditions, self.spec.request):
@@ -233,8 +237,8 @@ class _Run:
             raise GenerationError(f"the model gave {count} frames instead of {self.spec.request.num_frames}")
 
     def _files(self) -> dict[str, str]:
-        names = {"mp4": "video.mp4"}
-        return names | {kind: f"video{_SUFFIXES[kind]}" for kind in self.spec.request.formats}
+        stem = f"i2v-{self.spec.job_id[:8]}"
+        return {"mp4": f"{stem}.mp4"} | {kind: stem + _SUFFIXES[kind] for kind in self.spec.request.formats}
 
     def _result(self, frames_sha256: str) -> dict[str, Any]:
         sample, files = self.watch.sample(), self._files()

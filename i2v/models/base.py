@@ -67,18 +67,14 @@ class ImageToVideo(ABC):
         """Return the finished latents as this step's prediction foresees them, for the preview."""
 
     @abstractmethod
-    def decode(
-        self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest
-    ) -> Iterator[np.ndarray]:
+    def decode(self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest) -> Iterator[np.ndarray]:
         """Yield the frames in order as they come, each (H, W, 3) uint8."""
 
     @abstractmethod
     def preview(self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest) -> np.ndarray:
         """Return small frames made cheaply from latents. Shape (n, h, w, 3) uint8."""
 
-    def denoise(
-        self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest
-    ) -> torch.Tensor:
+    def denoise(self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest) -> torch.Tensor:
         """Run all steps and return the final latents, float32. Scheduler arithmetic is float32 throughout.
 
         Classifier-free guidance (Ho & Salimans 2022): v = v_neg + g (v_pos - v_neg), in two calls.

@@ -126,9 +126,7 @@ class MotionRenderer(ConfigMixin):
         """
         height, width = picture.shape[-2:]
         frames = _resample(field, num_frames)
-        rows, columns = (
-            _canvas_matrix(n, max(height, width), field.shape[-1]).to(field) for n in (height, width)
-        )
+        rows, columns = (_canvas_matrix(n, max(height, width), field.shape[-1]).to(field) for n in (height, width))
         x, y = (_pixel_centres(n).to(field) for n in (width, height))
         # Half-sides of the canvas to half-sizes of the picture, which is how grid_sample measures.
         to_x, to_y = max(height, width) / width, max(height, width) / height
@@ -159,9 +157,7 @@ def _canvas_matrix(count: int, canvas: int, grid_size: int) -> torch.Tensor:
     # Sampling a basis image with cubic kernels at the pixels' canvas positions gives the weights, row by row.
     at = _pixel_centres(count) * (count / canvas)
     look = torch.stack(torch.meshgrid(torch.linspace(-1, 1, grid_size), at, indexing="xy"), dim=-1)
-    return F.grid_sample(basis, look.unsqueeze(0), mode="bicubic", padding_mode="reflection", align_corners=True)[
-        0, 0
-    ]
+    return F.grid_sample(basis, look.unsqueeze(0), mode="bicubic", padding_mode="reflection", align_corners=True)[0, 0]
 
 
 def _soften(picture: torch.Tensor) -> torch.Tensor:
@@ -173,7 +169,11 @@ def _soften(picture: torch.Tensor) -> torch.Tensor:
 
 def _sample(picture: torch.Tensor, soft: torch.Tensor, look: torch.Tensor, border: float) -> torch.Tensor:
     frame = F.grid_sample(
-        picture.unsqueeze(0), look.unsqueeze(0), mode="bicubic", padding_mode="reflection", align_corners=False
+        picture.unsqueeze(0),
+        look.unsqueeze(0),
+        mode="bicubic",
+        padding_mode="reflection",
+        align_corners=False,
     )[0]
     outside = (look.abs() - 1).clamp(min=0).amax(dim=-1)
     if not bool(outside.any()):
@@ -250,9 +250,7 @@ class Pipeline(ImageToVideo):
         # Rectified flow: x_t = (1 - s) x + s n, prediction n - x, timestep = 1000 s.
         return latents - timestep / self.scheduler.config.num_train_timesteps * noise
 
-    def decode(
-        self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest
-    ) -> Iterator[np.ndarray]:
+    def decode(self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest) -> Iterator[np.ndarray]:
         field = self.renderer.to_field(latents.float())[0]
         for frame in self.renderer.render(conditions.for_decode["picture"], field, request.num_frames):
             yield (frame * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()

@@ -11,26 +11,31 @@ from gradio.components import Component
 
 from i2v.errors import I2VError, InputError
 from i2v.media.image import load_picture
-from i2v.presets import ModelPreset, load_presets, preset_named
+from i2v.presets import load_presets, preset_named
 from i2v.request import match_picture
 from i2v.service import Service
 
 __all__ = ["Form", "describe_clip", "model_choices", "request_values"]
 
 _FORMAT_CHOICES = [("GIF", "gif"), ("WebP", "webp"), ("PNG frames (zip)", "png")]
-_WHOLE = {"num_frames": "frames", "fps": "fps", "num_inference_steps": "steps", "width": "width", "height": "height"}
+_WHOLE = {
+    "num_frames": "frames",
+    "fps": "fps",
+    "num_inference_steps": "steps",
+    "width": "width",
+    "height": "height",
+}
 
 
 class Form:
-    """The fields by the name their value has in a request; built inside the page's layout."""
+    """The fields by the name their value has in a request.
+
+    Each of the three parts is built by its method, called where in the page's layout it shall stand.
+    """
 
     def __init__(self, service: Service):
-        preset = next(iter(load_presets().values()))
+        self._service, self._preset = service, next(iter(load_presets().values()))
         self.fields: dict[str, Component] = {}
-        self._picture_and_prompts(preset)
-        self._model_and_size(service, preset)
-        self._length(preset)
-        self._more(preset)
 
     @property
     def names(self) -> list[str]:
@@ -40,25 +45,35 @@ class Form:
     def components(self) -> list[Component]:
         return list(self.fields.values())
 
-    def _picture_and_prompts(self, preset: ModelPreset) -> None:
+    def picture_and_prompt(self) -> None:
         self.fields["image"] = gr.Image(
-            label="Start image", type="filepath", sources=["upload", "clipboard"], height=300, elem_id="picture"
+            label="Start image",
+            type="filepath",
+            sources=["upload", "clipboard"],
+            height=300,
+            elem_id="picture",
         )
         self.fields["prompt"] = gr.Textbox(
             label="Prompt", lines=2, max_lines=6, placeholder="the camera pans left", elem_id="prompt"
         )
-        examples = [[text] for text in preset.example_prompts]
+        examples = [[text] for text in self._preset.example_prompts]
         gr.Examples(examples, inputs=[self.fields["prompt"]], label="Prompts to try", elem_id="examples")
 
-    def _model_and_size(self, service: Service, preset: ModelPreset) -> None:
-        with gr.Row():
-            self.fields["model"] = gr.Dropdown(
-                model_choices(service), value=preset.name, label="Model", elem_id="model", filterable=False
-            )
-            self.fields["match_picture"] = gr.Checkbox(True, label="Match my picture", info="Size", elem_id="match")
+    def size_and_length(self) -> None:
+        preset = self._preset
+        self.fields["model"] = gr.Dropdown(
+            model_choices(self._service), value=preset.name, label="Model", elem_id="model", filterable=False
+        )
+        self.fields["match_picture"] = gr.Checkbox(True, label="Size matches my picture", elem_id="match")
         with gr.Row():
             self.fields["short_side_px"] = gr.Slider(
-                256, 1080, preset.defaults.short_side_px, step=8, label="Short side (px)", elem_id="short-side"
+                256,
+                1080,
+                preset.defaults.short_side_px,
+                step=8,
+                buttons=[],
+                label="Short side (px)",
+                elem_id="short-side",
             )
             self.fields["width"] = gr.Number(
                 768, label="Width (px)", precision=0, visible=False, elem_id="width", min_width=120
@@ -66,17 +81,28 @@ class Form:
             self.fields["height"] = gr.Number(
                 512, label="Height (px)", precision=0, visible=False, elem_id="height", min_width=120
             )
-
-    def _length(self, preset: ModelPreset) -> None:
         with gr.Row():
             self.fields["num_frames"] = gr.Slider(
-                preset.num_frames.low, 120, preset.defaults.num_frames, step=1, label="Frames", elem_id="frames"
+                preset.num_frames.low,
+                120,
+                preset.defaults.num_frames,
+                step=1,
+                buttons=[],
+                label="Frames",
+                elem_id="frames",
             )
             self.fields["fps"] = gr.Slider(
-                preset.fps.low, preset.fps.high, preset.defaults.fps, step=1, label="Frames per second", elem_id="fps"
+                preset.fps.low,
+                preset.fps.high,
+                preset.defaults.fps,
+                step=1,
+                buttons=[],
+                label="FPS",
+                elem_id="fps",
             )
 
-    def _more(self, preset: ModelPreset) -> None:
+    def more(self) -> None:
+        preset = self._preset
         with gr.Accordion("More settings", open=False, elem_id="more"):
             self.fields["negative_prompt"] = gr.Textbox(
                 preset.defaults.negative_prompt,
@@ -87,13 +113,14 @@ class Form:
             )
             with gr.Row():
                 self.fields["num_inference_steps"] = gr.Slider(
-                    1, 100, preset.defaults.num_inference_steps, step=1, label="Steps", elem_id="steps"
+                    1, 100, preset.defaults.num_inference_steps, step=1, buttons=[], label="Steps", elem_id="steps"
                 )
                 self.fields["guidance_scale"] = gr.Slider(
                     preset.guidance_scale.low,
                     preset.guidance_scale.high,
                     preset.defaults.guidance_scale,
                     step=0.1,
+                    buttons=[],
                     label="Guidance",
                     elem_id="guidance",
                 )
@@ -101,9 +128,7 @@ class Form:
                 self.fields["seed"] = gr.Textbox(label="Seed", placeholder="random", elem_id="seed", min_width=160)
                 dice = gr.Button("🎲", elem_id="dice", min_width=44)
                 dice.click(None, None, self.fields["seed"], js="() => String(Math.floor(Math.random() * 2 ** 32))")
-            self.fields["formats"] = gr.CheckboxGroup(
-                _FORMAT_CHOICES, label="Save as well as MP4", elem_id="formats"
-            )
+            self.fields["formats"] = gr.CheckboxGroup(_FORMAT_CHOICES, label="Save as well as MP4", elem_id="formats")
 
     def model_updates(self, model: str) -> dict[Component, Any]:
         """Return the fields as they should be after another model was chosen: its limits and defaults."""
@@ -183,7 +208,7 @@ def _whole(fields: Mapping[str, Any], name: str) -> int:
 def describe_clip(fields: Mapping[str, Any]) -> str:
     """Return one line about the clip that the fields ask for, or what is wrong with them."""
     try:
-        values, image = request_values(dict(fields) | {"prompt": fields["prompt"] or "-"})
+        values, _ = request_values(dict(fields) | {"prompt": fields["prompt"] or "-"})
     except I2VError as error:
         return str(error)
     size = f"{values['width']} × {values['height']} px · " if "width" in values else ""

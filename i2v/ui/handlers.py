@@ -115,7 +115,11 @@ class Handlers:
         shown = [s for s in self._service.history(limit=_HISTORY) if s.picture("picture.png")]
         items = [(str(s.picture("poster.jpg") or s.picture("picture.png")), _caption(s)) for s in shown]
         p = self._parts
-        return {p.history: gr.Gallery(value=items, visible=bool(items)), p.history_ids: [s.job.id for s in shown]}
+        return {
+            p.history: gr.Gallery(value=items, visible=bool(items)),
+            p.history_title: gr.Markdown(visible=bool(items)),
+            p.history_ids: [s.job.id for s in shown],
+        }
 
     def open_past(self, ids: list[str], event: gr.SelectData) -> str:
         """Return the id of the job chosen in the gallery."""

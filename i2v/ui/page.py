@@ -7,7 +7,7 @@ import gradio as gr
 from i2v.service import Service
 from i2v.ui.form import Form
 from i2v.ui.handlers import Handlers
-from i2v.ui.panel import LivePanel, idle_panel
+from i2v.ui.panel import build_panel, idle_panel
 from i2v.ui.parts import Parts
 
 __all__ = ["build_page"]
@@ -19,25 +19,34 @@ def build_page(service: Service) -> gr.Blocks:
     """Lay out the page on a service."""
     with gr.Blocks(title="i2v", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         gr.Markdown(_TITLE, elem_id="masthead")
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=5, min_width=320):
-                form = Form(service)
-                info = gr.Markdown(elem_id="info")
+        form = Form(service)
+        with gr.Row(elem_id="main"):
+            with gr.Column(elem_id="ask"):
+                form.picture_and_prompt()
                 with gr.Row():
                     generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=3)
                     cancel = gr.Button("Cancel", elem_id="cancel", interactive=False, scale=1, min_width=100)
-            with gr.Column(scale=6, min_width=320):
-                parts = _results(generate, cancel, info)
-        gr.Markdown("## History", elem_id="history-title")
-        parts = _with_history(parts)
+                info = gr.Markdown(elem_id="info")
+            with gr.Column(elem_id="answer"):
+                made = _results(generate, cancel, info)
+            with gr.Column(elem_id="settings"):
+                form.size_and_length()
+                form.more()
+        parts = _with_history(made)
         _wire(form, Handlers(service, form, parts), parts)
     return page
 
 
 def _results(generate: gr.Button, cancel: gr.Button, info: gr.Markdown) -> dict[str, object]:
-    panel = LivePanel(idle_panel(), elem_id="panel")
+    panel = build_panel(idle_panel(), elem_id="panel")
     result = gr.Video(
-        label="Result", autoplay=True, loop=True, interactive=False, visible=False, elem_id="result", height=420
+        label="Result",
+        autoplay=True,
+        loop=True,
+        interactive=False,
+        visible=False,
+        elem_id="result",
+        height=420,
     )
     details = gr.Markdown(visible=False, elem_id="details")
     with gr.Row():
@@ -58,6 +67,7 @@ def _results(generate: gr.Button, cancel: gr.Button, info: gr.Markdown) -> dict[
 
 
 def _with_history(made: dict[str, object]) -> Parts:
+    title = gr.Markdown("## History", elem_id="history-title", visible=False)
     history = gr.Gallery(
         label="History",
         columns=6,
@@ -74,6 +84,7 @@ def _with_history(made: dict[str, object]) -> Parts:
         seen=gr.State({}),
         timer=gr.Timer(2.0),
         history=history,
+        history_title=title,
         history_ids=gr.State([]),
         **made,  # type: ignore[arg-type]
     )
@@ -87,9 +98,7 @@ def _wire(form: Form, handlers: Handlers, parts: Parts) -> None:
         event.then(handlers.tick, [parts.job, parts.seen], shown, **quiet)
 
     then_tick(
-        parts.generate.click(
-            handlers.start, fields, parts.job, validator=handlers.validate, api_visibility="private"
-        )
+        parts.generate.click(handlers.start, fields, parts.job, validator=handlers.validate, api_visibility="private")
     )
     then_tick(parts.cancel.click(handlers.cancel, parts.job, None, **quiet))
     then_tick(parts.retry.click(handlers.retry, parts.job, None, **quiet))

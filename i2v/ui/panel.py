@@ -15,7 +15,7 @@ from i2v import devices
 from i2v.jobs.model import JobState
 from i2v.service import Snapshot, describe_error
 
-__all__ = ["LivePanel", "idle_panel", "job_panel"]
+__all__ = ["build_panel", "idle_panel", "job_panel"]
 
 _STATIC = Path(__file__).parent / "static"
 _MOST_POINTS = 240
@@ -35,18 +35,16 @@ _STAGE_WORDS = {
 _UNITS = {"load": "load", "encode": "encode", "denoise": "step", "decode": "frame"}
 
 
-class LivePanel(gr.HTML):
-    """The panel's place on the page; its value is what `job_panel` or `idle_panel` returns."""
-
-    def __init__(self, value: Any = None, **settings: Any):
-        super().__init__(
-            value=value,
-            html_template=(_STATIC / "panel.html").read_text(encoding="utf-8"),
-            css_template=(_STATIC / "panel.css").read_text(encoding="utf-8"),
-            js_on_load=(_STATIC / "panel.js").read_text(encoding="utf-8"),
-            apply_default_css=False,
-            **settings,
-        )
+def build_panel(value: dict[str, Any], elem_id: str) -> gr.HTML:
+    """Return the panel's place on the page; its value is what `job_panel` or `idle_panel` returns."""
+    return gr.HTML(
+        value=value,
+        html_template=(_STATIC / "panel.html").read_text(encoding="utf-8"),
+        css_template=(_STATIC / "panel.css").read_text(encoding="utf-8"),
+        js_on_load=(_STATIC / "panel.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        elem_id=elem_id,
+    )
 
 
 def idle_panel() -> dict[str, Any]:
@@ -106,7 +104,7 @@ def _job_memory(samples: list[dict[str, Any]]) -> dict[str, Any] | None:
     kept = [*samples[:-1:every], last]
     return {
         "label": "VRAM of this run" if on_gpu else "RAM of the worker process",
-        "device_label": "whole card" if on_gpu else "whole machine",
+        "device_label": "· whole card " if on_gpu else "· whole machine ",
         "used_bytes": last["allocated_bytes"],
         "peak_bytes": last["peak_bytes"],
         "device_used_bytes": last["device_used_bytes"],
@@ -124,7 +122,7 @@ def _machine_memory() -> dict[str, Any]:
         used, total, label = memory.used_bytes, memory.total_bytes, "System RAM (no GPU found)"
     return {
         "label": label,
-        "device_label": "in use:",
+        "device_label": "· in use ",
         "used_bytes": used,
         "peak_bytes": 0,
         "device_used_bytes": used,

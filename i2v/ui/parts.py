@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from i2v.ui.panel import LivePanel
-
 __all__ = ["Parts"]
 
 
@@ -18,7 +16,7 @@ class Parts:
     job: gr.BrowserState  # the id of the job on show; kept by the browser over a reload
     seen: gr.State
     timer: gr.Timer
-    panel: LivePanel
+    panel: gr.HTML
     result: gr.Video
     files: gr.File
     details: gr.Markdown
@@ -27,6 +25,7 @@ class Parts:
     reuse: gr.Button
     retry: gr.Button
     history: gr.Gallery
+    history_title: gr.Markdown
     history_ids: gr.State
     info: gr.Markdown
 
@@ -44,5 +43,6 @@ class Parts:
             self.reuse,
             self.retry,
             self.history,
+            self.history_title,
             self.history_ids,
         ]

@@ -54,8 +54,13 @@ class Worker:
 
     def work(self) -> None:
         """Run commands until told to stop."""
-        from i2v.engine.run import Engine  # torch is imported here, in the worker, and nowhere before
+        from diffusers.utils import logging as diffusers_logging  # torch comes in here, in the worker only
+        from transformers.utils import logging as transformers_logging
 
+        from i2v.engine.run import Engine
+
+        diffusers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
         engine = Engine()
         self.send(Event("ready", data={"pid": os.getpid()}))
         while True:
@@ -119,8 +124,14 @@ def main() -> None:
     worker = Worker(MessageWriter(protocol))
     threading.Thread(target=worker.listen, name="listen", daemon=True).start()
     threading.Thread(target=worker.beat, name="beat", daemon=True).start()
-    _log.info("worker %d started, %d MiB of memory free", os.getpid(), devices.machine_memory().available_bytes >> 20)
+    _log.info(
+        "worker %d started, %d MiB of memory free",
+        os.getpid(),
+        devices.machine_memory().available_bytes >> 20,
+    )
     worker.work()
+    logging.shutdown()
+    os._exit(0)  # the listening thread sits in a read, on which Python's own exit would stumble
 
 
 if __name__ == "__main__":

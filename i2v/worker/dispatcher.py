@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from i2v import devices
-from i2v.errors import I2VError, WorkerDiedError
+from i2v.errors import I2VError, StorageError, WorkerDiedError
 from i2v.jobs.model import Job, JobState
 from i2v.jobs.store import JobStore
 from i2v.settings import Settings
@@ -126,10 +126,20 @@ class Dispatcher:
         self._finish(job, JobState.FAILED, error=stopped.to_dict())
 
     def _finish(
-        self, job: Job, state: JobState, result: dict[str, Any] | None = None, error: dict[str, Any] | None = None
+        self,
+        job: Job,
+        state: JobState,
+        result: dict[str, Any] | None = None,
+        error: dict[str, Any] | None = None,
     ) -> None:
-        if self._store.finish(job.id, job.attempt, state, result, error):
-            _log.info("job %s attempt %d: %s", job.id, job.attempt, state)
+        for pause_s in (1.0, 5.0, 30.0, 0.0):  # a locked or full disk may recover; the result must not be lost
+            try:
+                if self._store.finish(job.id, job.attempt, state, result, error):
+                    _log.info("job %s attempt %d: %s", job.id, job.attempt, state)
+                break
+            except StorageError as failure:
+                _log.error("job %s: its end could not be stored: %s", job.id, failure)
+                self._stop.wait(pause_s)
         self._live = None
 
 
@@ -170,7 +180,11 @@ class _RunWatch:
         if now - self._looked_s < 0.3:
             return
         self._looked_s = now
-        job = self._store.get(self._job.id)
+        try:
+            job = self._store.get(self._job.id)
+        except StorageError as error:
+            _log.warning("the job store cannot be read now: %s", error)
+            return
         if job is None or job.state != JobState.CANCELLING:
             return
         if self._cancel_sent_s is None:
@@ -185,7 +199,10 @@ class _RunWatch:
         self.live.progress = progress
         if new_stage or now - self._recorded_s > _RECORD_S:
             self._recorded_s = now
-            self._store.record_progress(self._job.id, self._job.attempt, progress)
+            try:
+                self._store.record_progress(self._job.id, self._job.attempt, progress)
+            except StorageError as error:  # the next report makes up for it; the run is worth more
+                _log.warning("progress could not be stored: %s", error)
 
     def _lost(self, exit_code: int) -> tuple[JobState, None, dict[str, Any]]:
         if self._cancel_sent_s is not None:

@@ -113,7 +113,7 @@ class LocalExecutor:
             env=environment,
             start_new_session=True,  # Ctrl+C in the terminal is for the app, which then asks the worker
         )
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
         self._writer = MessageWriter(self._process.stdin)  # type: ignore[arg-type]
         self._heard_s = time.monotonic()
         threading.Thread(target=self._listen, args=(self._process,), name="worker-events", daemon=True).start()

@@ -29,7 +29,13 @@ class Event:
     data: dict[str, Any] = field(default_factory=dict)
 
     def to_message(self) -> dict[str, Any]:
-        return {"v": VERSION, "type": self.type, "job_id": self.job_id, "attempt": self.attempt, "data": self.data}
+        return {
+            "v": VERSION,
+            "type": self.type,
+            "job_id": self.job_id,
+            "attempt": self.attempt,
+            "data": self.data,
+        }
 
     @classmethod
     def from_message(cls, message: dict[str, Any]) -> Event:

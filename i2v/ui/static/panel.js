@@ -79,9 +79,9 @@ function show() {
       idle = idle.slice(-120);
     }
     put(".what", m.label);
-    put(".used", gib(m.used_bytes));
+    put(".used", m.points.length ? gib(m.used_bytes) : "");
     put(".peak", m.peak_bytes ? "· peak " + gib(m.peak_bytes) : "");
-    put(".total", "· " + m.device_label + " " + gib(m.device_used_bytes) + " of " + gib(m.device_total_bytes));
+    put(".total", m.device_label + gib(m.device_used_bytes) + " of " + gib(m.device_total_bytes));
     $("canvas").setAttribute("aria-label", "Memory over time: now " + gib(m.used_bytes) + (m.peak_bytes ? ", peak " + gib(m.peak_bytes) : ""));
     drawMemory(m);
   }

@@ -1,0 +1,258 @@
+"""The page in a real browser, the whole way: upload, generate, watch, reload, cancel, history, restart."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+ROOT = Path(__file__).parents[2]
+DESKTOP, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
+SLOW_MS = 90_000
+
+
+class App:
+    """The app in a process of its own, on a free port."""
+
+    def __init__(self, home: Path, *arguments: str):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.home, self.arguments = home, arguments
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> float:
+        """Start it and return the seconds until the page answers."""
+        began = time.monotonic()
+        self.process = subprocess.Popen(
+            [sys.executable, "app.py", "--port", str(self.port), *self.arguments],
+            cwd=ROOT,
+            env=os.environ | {"I2V_HOME": str(self.home)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        while True:
+            try:
+                with urllib.request.urlopen(f"{self.url}/healthz", timeout=1) as answer:  # noqa: S310
+                    assert answer.status == 200
+                    return time.monotonic() - began
+            except OSError:
+                assert self.process.poll() is None, "the app ended"
+                assert time.monotonic() - began < 90
+                time.sleep(0.1)
+
+    def stop(self) -> str:
+        """Stop it as Ctrl+C does and return what it printed."""
+        assert self.process
+        self.process.send_signal(signal.SIGINT)
+        printed, _ = self.process.communicate(timeout=30)
+        return printed
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    app = App(tmp_path_factory.mktemp("page") / "home")
+    app.start()
+    yield app
+    app.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = os.environ.get("I2V_TEST_BROWSER") or shutil.which("chromium")
+    with sync_playwright() as playwright:
+        quiet = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+        browser = playwright.chromium.launch(executable_path=path, args=quiet)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, app: App) -> Iterator[Page]:
+    context = browser.new_context(viewport=DESKTOP)
+    page = context.new_page()
+    page.set_default_timeout(SLOW_MS)
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(app.url)
+    page.locator("#generate").wait_for()
+    yield page
+    context.close()
+    assert errors == []
+
+
+def fill(page: Page, photo: Path, prompt: str) -> None:
+    page.set_input_files("#picture input[type=file]", photo)
+    page.locator("#picture img").first.wait_for()
+    page.fill("#prompt textarea", prompt)
+
+
+def set_number(page: Page, field: str, value: int) -> None:
+    box = page.locator(f"#{field} input[type=number]")
+    box.fill(str(value))
+    box.press("Enter")
+
+
+def state(page: Page) -> str:
+    return page.locator("#panel .state").inner_text()
+
+
+def generate_long(page: Page, photo: Path) -> None:
+    fill(page, photo, "slowly zoom in")
+    page.locator("#more button").first.click()
+    set_number(page, "steps", 100)
+    page.locator("#generate").click()
+    expect(page.locator("#panel .stage")).to_contain_text(re.compile(r"step [1-9]"), timeout=SLOW_MS)
+
+
+def test_upload_generate_watch_and_play(page: Page, photo: Path) -> None:
+    fill(page, photo, "the camera pans left")
+    expect(page.locator("#info")).to_contain_text("px · 24 frames at 12 fps = 2.0 s")
+    page.locator("#generate").click()
+    expect(page.locator("#panel .stage")).to_contain_text("step", timeout=SLOW_MS)
+    seen_progress, seen_memory = set(), set()
+    video = page.locator("#result video")
+    deadline = time.monotonic() + 120
+    while not video.is_visible() and time.monotonic() < deadline:
+        seen_progress.add(page.locator("#panel [role=progressbar]").get_attribute("aria-valuenow"))
+        seen_memory.add(page.locator("#panel .memory figcaption").inner_text())
+        page.wait_for_timeout(100)
+    assert len(seen_progress) >= 3, seen_progress
+    assert len(seen_memory) >= 2, seen_memory
+    expect(page.locator("#panel .state")).to_have_text("Done")
+    expect(page.locator("#panel .memory figcaption")).to_contain_text("peak")
+    page.wait_for_function("() => document.querySelector('#result video').currentTime > 0.2")
+    assert page.evaluate("document.querySelector('#result video').videoWidth") == 768
+    assert abs(page.evaluate("document.querySelector('#result video').duration") - 2.0) < 0.1
+    expect(page.locator("#details")).to_contain_text("seed")
+    with page.expect_download() as download:
+        page.locator("#files a").first.click()
+    assert re.fullmatch(r"i2v-[0-9a-f]{8}\.mp4", download.value.suggested_filename)
+
+
+def test_a_reload_and_a_second_tab_find_the_running_job_and_cancel_it(
+    page: Page, photo: Path, browser: Browser, app: App
+) -> None:
+    generate_long(page, photo)
+    page.reload()
+    expect(page.locator("#panel .stage")).to_contain_text(re.compile(r"step \d+ of 100"), timeout=SLOW_MS)
+    other = browser.new_context(viewport=PHONE).new_page()
+    other.goto(app.url)
+    expect(other.locator("#panel .stage")).to_contain_text(re.compile(r"step \d+ of 100"), timeout=SLOW_MS)
+    assert other.evaluate("document.documentElement.scrollWidth <= 390")
+    other.context.close()
+    page.locator("#cancel").click()
+    expect(page.locator("#panel .state")).to_have_text("Cancelled", timeout=SLOW_MS)
+    expect(page.locator("#retry")).to_be_visible()
+
+
+def test_a_second_job_waits_and_can_be_cancelled_while_the_first_goes_on(page: Page, photo: Path) -> None:
+    generate_long(page, photo)
+    page.locator("#generate").click()
+    expect(page.locator("#panel .state")).to_have_text(re.compile("Waiting"), timeout=SLOW_MS)
+    page.locator("#cancel").click()
+    expect(page.locator("#panel .state")).to_have_text("Cancelled", timeout=SLOW_MS)
+    page.reload()  # the running job is found again
+    expect(page.locator("#panel .stage")).to_contain_text(re.compile(r"step \d+ of 100"), timeout=SLOW_MS)
+    page.locator("#cancel").click()
+    expect(page.locator("#panel .state")).to_have_text("Cancelled", timeout=SLOW_MS)
+
+
+def test_messages_stand_at_the_fields(page: Page, photo: Path, tmp_path: Path) -> None:
+    page.locator("#generate").click()
+    expect(page.locator("#prompt")).to_contain_text("no prompt")
+    page.fill("#prompt textarea", "zoom in")
+    page.locator("#generate").click()
+    expect(page.locator("#picture")).to_contain_text("no start picture")
+    fill(page, photo, "zoom in " * 60)
+    page.locator("#generate").click()
+    expect(page.locator("#prompt")).to_contain_text("would be cut")
+    page.fill("#prompt textarea", "zoom in")
+    page.locator("#match input").uncheck()
+    set_number(page, "width", 513)
+    page.locator("#generate").click()
+    expect(page.locator("#width")).to_contain_text("nearest is 512")
+    assert state(page) != "Failed"
+
+
+def test_history_survives_a_restart_and_settings_come_back(browser: Browser, photo: Path, tmp_path: Path) -> None:
+    app = App(tmp_path / "home")
+    app.start()
+    page = browser.new_page(viewport=DESKTOP)
+    page.set_default_timeout(SLOW_MS)
+    page.goto(app.url)
+    fill(page, photo, "tilt up, a cat & <b>whiskers</b>")
+    set_number(page, "frames", 8)
+    page.locator("#more button").first.click()
+    page.fill("#seed input, #seed textarea", "9223372036854775807")
+    page.locator("#generate").click()
+    expect(page.locator("#result video")).to_be_visible(timeout=SLOW_MS)
+    app.stop()
+    app.start()
+    page.goto(app.url)
+    page.locator("#history img").first.click()
+    expect(page.locator("#result video")).to_be_visible(timeout=SLOW_MS)
+    expect(page.locator("#details")).to_contain_text("tilt up, a cat & <b>whiskers</b>")
+    page.locator("#reuse").click()
+    expect(page.locator("#prompt textarea")).to_have_value("tilt up, a cat & <b>whiskers</b>")
+    expect(page.locator("#frames input[type=number]")).to_have_value("8")
+    expect(page.locator("#picture img").first).to_be_visible()
+    if not page.locator("#seed").is_visible():
+        page.locator("#more button").first.click()
+    expect(page.locator("#seed input, #seed textarea").first).to_have_value("9223372036854775807")
+    page.close()
+    app.stop()
+
+
+def test_nothing_is_fetched_from_outside(browser: Browser, app: App) -> None:
+    page = browser.new_page(viewport=PHONE)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(app.url)
+    page.locator("#generate").wait_for()
+    outside = [url for url in asked if not url.startswith((app.url, "data:", "blob:"))]
+    assert outside == []
+    assert page.evaluate("document.documentElement.scrollWidth <= 390")
+    page.close()
+
+
+def test_share_asks_for_a_login_and_goes_on_without_internet(browser: Browser, tmp_path: Path) -> None:
+    app = App(tmp_path / "home", "--share")
+    app.start()
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{app.url}/config", timeout=5)  # noqa: S310
+    time.sleep(2)
+    assert urllib.request.urlopen(f"{app.url}/healthz", timeout=5).status == 200  # noqa: S310
+    printed = app.stop()
+    password = re.search(r"log in as i2v with the password (\S+)", printed)
+    assert password
+    assert len(password[1]) >= 20
+    assert printed.count(password[1]) == 1
+
+
+def test_a_foreign_host_name_is_refused(app: App) -> None:
+    request = urllib.request.Request(f"{app.url}/healthz", headers={"Host": "evil.example"})  # noqa: S310
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(request, timeout=5)  # noqa: S310
+
+
+def test_a_port_in_use_is_one_sentence(app: App) -> None:
+    finished = subprocess.run(
+        [sys.executable, "app.py", "--port", str(app.port)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 2
+    assert "another port" in finished.stderr
+    assert len(finished.stderr.strip().splitlines()) == 1

@@ -1,0 +1,200 @@
+"""Jobs through the real worker process and a real database file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from i2v.media.formats import read_request
+from i2v.media.video import read_frames
+
+from i2v.errors import ImageError, InputError, ModelFilesError
+from i2v.jobs.model import JobState
+from i2v.service import Service, Snapshot
+from i2v.settings import Settings
+
+SMALL = {"prompt": "the camera pans left", "width": 96, "height": 64, "num_frames": 6, "seed": 5}
+LONG = SMALL | {"num_inference_steps": 100, "num_frames": 60}
+
+
+@pytest.fixture
+def service(home: Path) -> Iterator[Service]:
+    service = Service(Settings.from_environment())
+    service.start()
+    yield service
+    service.close()
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float = 90.0) -> Any:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    raise AssertionError("waited in vain")
+
+
+def finished(service: Service, job_id: str) -> Snapshot:
+    return service.wait(job_id, lambda _: None)
+
+
+def worker_pid(service: Service) -> int:
+    return int(wait_until(lambda: service._dispatcher._executor.pid))  # type: ignore[attr-defined]
+
+
+def denoising(service: Service, job_id: str) -> bool:
+    snapshot = service.snapshot(job_id)
+    assert snapshot
+    return snapshot.progress.get("stage") == "denoise" and snapshot.progress["step"] >= 1
+
+
+def test_a_job_becomes_a_video_that_says_what_it_is(service: Service, photo: Path) -> None:
+    seen: list[Snapshot] = []
+    job = service.submit(SMALL | {"formats": ("gif", "webp", "png")}, photo)
+    done = service.wait(job.id, seen.append)
+    assert done.job.state is JobState.DONE, done.job.error
+    result = done.job.result
+    assert result
+    assert set(result["files"]) == {"mp4", "gif", "webp", "png"}
+    for kind in result["files"]:
+        path = done.file(kind)
+        assert path
+        assert read_request(path)["request"] == job.request
+    mp4 = done.file()
+    assert mp4
+    assert [frame.shape for frame in read_frames(mp4)] == [(64, 96, 3)] * 6
+    assert result["peak_bytes"] > 50 << 20
+    assert done.samples
+    stages = [s.progress.get("stage") for s in seen if s.progress]
+    assert "denoise" in stages
+    assert done.picture("poster.jpg")
+    assert not list(done.folder.glob("*.part"))
+    assert not (done.folder / "latents.safetensors").exists()
+
+
+def test_the_same_seed_gives_the_same_frames_in_another_process(service: Service, photo: Path) -> None:
+    first = finished(service, service.submit(SMALL, photo).id)
+    os.kill(worker_pid(service), signal.SIGKILL)
+    wait_until(lambda: service._dispatcher._executor.pid is None)  # type: ignore[attr-defined]
+    again = finished(service, service.submit(SMALL, photo).id)
+    other = finished(service, service.submit(SMALL | {"seed": 6}, photo).id)
+    hashes = [s.job.result["frames_sha256"] for s in (first, again, other) if s.job.result]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_cancel_takes_effect_within_a_step_and_the_worker_goes_on(service: Service, photo: Path) -> None:
+    job = service.submit(LONG, photo)
+    wait_until(lambda: denoising(service, job.id))
+    pid = worker_pid(service)
+    service.cancel(job.id)
+    done = finished(service, job.id)
+    assert done.job.state is JobState.CANCELLED
+    assert done.progress["step"] < 90
+    assert not list(done.folder.glob("*.mp4*"))
+    assert finished(service, service.submit(SMALL, photo).id).job.state is JobState.DONE
+    assert worker_pid(service) == pid
+
+
+def test_a_waiting_job_is_cancelled_at_once(service: Service, photo: Path) -> None:
+    first, second = service.submit(LONG, photo), service.submit(SMALL, photo)
+    waiting = service.snapshot(second.id)
+    assert waiting
+    assert service.cancel(second.id).state is JobState.CANCELLED
+    service.cancel(first.id)
+    assert finished(service, first.id).job.state is JobState.CANCELLED
+
+
+def test_a_killed_worker_is_reported_and_the_next_job_runs(service: Service, photo: Path) -> None:
+    job = service.submit(LONG, photo)
+    wait_until(lambda: denoising(service, job.id))
+    os.kill(worker_pid(service), signal.SIGKILL)
+    failed = finished(service, job.id)
+    assert failed.job.state is JobState.FAILED
+    assert failed.job.error
+    assert failed.job.error["kind"] == "WorkerDiedError"
+    assert "-9" in failed.job.error["message"]
+    assert finished(service, service.submit(SMALL, photo).id).job.state is JobState.DONE
+
+
+def test_a_worker_killed_in_decode_is_retried_from_its_latents(service: Service, photo: Path) -> None:
+    job = service.submit(SMALL | {"width": 768, "height": 512, "num_frames": 200}, photo)
+    latents = service.settings.job_folder(job.id) / "latents.safetensors"
+    wait_until(latents.exists)
+    os.kill(worker_pid(service), signal.SIGKILL)
+    assert finished(service, job.id).job.state is JobState.FAILED
+    assert service.retry(job.id).id == job.id
+    stages: list[str] = []
+    service.wait(job.id, lambda s: stages.append(s.progress.get("stage", "")) if s.live else None)
+    done = service.snapshot(job.id)
+    assert done
+    assert done.job.state is JobState.DONE, done.job.error
+    assert done.job.attempt == 2
+    assert done.job.result
+    assert "denoise" not in done.job.result["stage_seconds"]
+
+
+def test_the_worker_leaves_when_the_app_is_killed(home: Path, photo: Path, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    app = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "i2v",
+            "generate",
+            str(photo),
+            "-p",
+            "pan left",
+            "--steps",
+            "100",
+            "--frames",
+            "100",
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stderr=subprocess.DEVNULL,
+    )
+    worker = wait_until(lambda: psutil.Process(app.pid).children())[0]
+    app.kill()
+    app.wait()
+    wait_until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, timeout_s=20)
+    service = Service(Settings.from_environment())
+    service.start()
+    jobs = service.history()
+    service.close()
+    assert [s.job.state for s in jobs if not s.is_over] == []
+
+
+def test_bad_requests_leave_nothing_behind(service: Service, photo: Path, tmp_path: Path) -> None:
+    text = tmp_path / "notes.png"
+    text.write_text("no picture")
+    with pytest.raises(ImageError):
+        service.submit(SMALL, text)
+    with pytest.raises(ImageError):
+        service.submit(SMALL, tmp_path / "missing.png")
+    with pytest.raises(InputError, match="would be cut"):
+        service.submit(SMALL | {"prompt": "pan left " * 60}, photo)
+    with pytest.raises(ModelFilesError, match="--download i2vgen-xl"):
+        service.submit(SMALL | {"model": "i2vgen-xl"}, photo)
+    assert service.history() == []
+    assert list(service.settings.jobs.iterdir()) == []
+
+
+def test_history_finds_keeps_and_deletes(service: Service, photo: Path) -> None:
+    ids = [finished(service, service.submit(SMALL | {"prompt": p}, photo).id).job.id for p in ("zoom in", "tilt up")]
+    assert [s.job.id for s in service.history()] == ids[::-1]
+    assert [s.job.id for s in service.history(search="zoom")] == ids[:1]
+    service.set_favourite(ids[0], True)
+    assert [s.job.id for s in service.history(favourites=True)] == ids[:1]
+    service.delete(ids[1])
+    assert not service.settings.job_folder(ids[1]).exists()
+    reopened = Service(service.settings)
+    assert [s.job.id for s in reopened.history()] == ids[:1]
+    reopened.close()

@@ -1,0 +1,84 @@
+"""The rooms of the project: which way imports point, and what stays out of the web process."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "i2v"
+ROWS = [
+    {"errors", "request", "presets", "settings"},
+    {"media", "jobs", "devices"},
+    {"models", "memory", "engine", "builtin"},
+    {"worker"},
+    {"service"},
+    {"ui", "api", "cli", "launch", "__main__"},
+]
+
+
+def room_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def row_of(room: str) -> int:
+    return next(index for index, rooms in enumerate(ROWS) if room in rooms)
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "i2v":
+            parts = node.module.split(".")
+            rooms |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            rooms |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("i2v.")}
+    return {room for room in rooms if not room.startswith("__version")}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_to_the_same_row_or_above(path: Path) -> None:
+    if path == PACKAGE / "__init__.py":
+        return
+    here = row_of(room_of(path))
+    wrong = {room for room in imported_rooms(path) if row_of(room) > here}
+    assert not wrong, f"{path} imports {wrong} from below"
+
+
+@pytest.mark.parametrize("module", ["i2v.service", "i2v.ui.page", "i2v.cli", "i2v.api", "i2v.launch"])
+def test_the_web_process_never_imports_torch(module: str) -> None:
+    code = f"import {module}, sys; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
+    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr[-500:]
+
+
+@pytest.mark.parametrize("folder", ["media", "jobs"])
+def test_lower_rooms_know_neither_torch_nor_gradio(folder: str) -> None:
+    for path in (PACKAGE / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.split(".")[0] for name in names} & {"torch", "gradio", "diffusers"}, path
+
+
+def test_no_bare_or_silent_except() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ExceptHandler):
+                assert node.type is not None, f"{path}:{node.lineno} catches everything"
+                silent = len(node.body) == 1 and isinstance(node.body[0], ast.Pass)
+                broad = isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")
+                assert not (silent and broad), f"{path}:{node.lineno} swallows everything"
+
+
+def test_shipped_weights_are_safetensors_within_their_size() -> None:
+    files = [p for p in (PACKAGE / "builtin" / "weights").rglob("*") if p.is_file()]
+    assert files
+    assert {p.suffix for p in files} <= {".json", ".safetensors"}
+    assert max(p.stat().st_size for p in files) <= 16 << 20
+    assert sum(p.stat().st_size for p in files) <= 32 << 20
