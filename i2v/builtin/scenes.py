@@ -20,7 +20,7 @@ __all__ = ["Motion", "camera_field", "draw_motion", "draw_scene"]
 CANVAS_PX = 64
 SPEED_FACTORS = {"slow": 0.45, "normal": 1.0, "fast": 1.7}
 # Extent of each move over a two-second clip at normal speed: half-sides of the canvas, log scale, radians.
-PAN, ZOOM, ROLL, CALM_ZOOM = 0.15, 0.15, 0.12, 0.05
+PAN, ZOOM, ROLL, CALM_ZOOM = 0.15, 0.18, 0.14, 0.06
 LIGHT_TARGETS = {
     "darker": (-1.0, -0.1),
     "brighter": (0.35, 0.0),

@@ -67,7 +67,8 @@ class Ffmpeg:
             status = self._process.wait(_FINISH_LIMIT_S)
         except subprocess.TimeoutExpired:
             self.end()
-            raise GenerationError(f"the program ffmpeg did not end within {_FINISH_LIMIT_S} s", "Try again.") from None
+            message = f"the program ffmpeg did not end within {_FINISH_LIMIT_S} s"
+            raise GenerationError(message, "Try again.") from None
         if status:
             raise self._failure(status)
         self._log.close()

@@ -104,8 +104,8 @@ class MotionRenderer(ConfigMixin):
     def __init__(
         self,
         grid_size: int = 8,
-        num_keyframes: int = 12,
-        field_scale: tuple[float, ...] = (0.08, 0.08, 0.5, 0.15),
+        num_keyframes: int = 8,
+        field_scale: tuple[float, ...] = (0.06, 0.06, 0.4, 0.12),
     ):
         self.grid_size, self.num_keyframes = grid_size, num_keyframes
         self.field_scale = torch.tensor(field_scale)
@@ -245,6 +245,13 @@ class Pipeline(ImageToVideo):
     def draw_latents(self, request: GenerationRequest, generator: torch.Generator) -> torch.Tensor:
         size = self.renderer.grid_size
         return draw_noise((1, 4, self.renderer.num_keyframes, size, size), generator, self.device)
+
+    def _predict(
+        self, latents: torch.Tensor, timestep: torch.Tensor, conditions: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        # The denoiser gives the clean latents x; the scheduler wants the velocity n - x = (x_t - x) / s.
+        clean = super()._predict(latents, timestep, conditions)
+        return (latents - clean) / (timestep / self.scheduler.config.num_train_timesteps)
 
     def clean_estimate(self, noise: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         # Rectified flow: x_t = (1 - s) x + s n, prediction n - x, timestep = 1000 s.

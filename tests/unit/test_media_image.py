@@ -78,13 +78,16 @@ STORED = {  # how the upright pixels lie in the file, by the meaning EXIF gives 
 }
 
 
+OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", STORED)
 def test_every_exif_orientation_comes_out_upright(tmp_path: Path, orientation: int, kind: str) -> None:
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright_pixels())))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options: dict[str, Any] = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+    options = OPTIONS.get(kind, {})
     picture = load_picture(saved(stored, tmp_path / "photo", kind, exif=exif, **options))
     assert picture.size == (48, 32)
     assert np.abs(np.asarray(picture, int) - upright_pixels()).max() <= 4
