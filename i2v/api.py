@@ -81,7 +81,7 @@ def create_app(service: Service, login: Login | None = None, hosts: list[str] | 
     page.queue(max_size=64)
     if hasattr(page._queue, "sleep_when_free"):
         page._queue.sleep_when_free = 0.05  # Gradio's default of 1 ms keeps an idle core 6-8 % busy
-    return gr.mount_gradio_app(
+    mounted: FastAPI = gr.mount_gradio_app(
         app,
         page,
         path="/",
@@ -97,3 +97,4 @@ def create_app(service: Service, login: Login | None = None, hosts: list[str] | 
         enable_monitoring=False,
         ssr_mode=False,
     )
+    return mounted

@@ -243,7 +243,7 @@ def _models(args: argparse.Namespace, settings: Settings) -> int:
         _print_json({"models": rows})
         return 0
     for row in rows:
-        size = row["disk_bytes"] if row["installed"] else row["download_bytes"]
+        size: Any = row["disk_bytes"] if row["installed"] else row["download_bytes"]
         place = "installed" if row["installed"] else f"python -m i2v models --download {row['name']}"
         print(f"{row['name']:12} {size / 1e9:6.2f} GB  {row['licence']:22} {place}\n{'':12} {row['summary']}")
     return 0

@@ -61,12 +61,13 @@ def _nvml() -> ModuleType | None:
     """Return the initialised NVML binding, or None on a machine without an NVIDIA driver."""
     import pynvml
 
+    binding: ModuleType = pynvml
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         _log.info("no NVIDIA driver: %s", error)
         return None
-    return pynvml
+    return binding
 
 
 def gpus() -> list[Gpu]:

@@ -91,7 +91,7 @@ def _run_trial(
 def evaluate(photo_limit: int | None, per_move: int, short_px: int, quiet: bool = True) -> dict[str, Any]:
     """Run all trials and return the figures."""
     photos, prompts = photographs(photo_limit), _prompts(per_move)
-    engine, trials = Engine(), []
+    engine, trials = Engine(), list[Trial]()
     with tempfile.TemporaryDirectory() as folder_name:
         folder = Path(folder_name)
         for name, photo in photos.items():

@@ -2,8 +2,9 @@
 
 Flow matching (Lipman et al., 2023; rectified flow, Liu et al., 2023): x_t = (1 - t) x + t n. The denoiser predicts the
 clean field x, which is smooth, and not the velocity n - x, which a small network would have to carry the noise for (Li
-and He, "Back to Basics: Let Denoising Generative Models Denoise", 2025). Text encoder and denoiser are trained together from random weights. Interrupt it at any time: the same command
-goes on where it stopped. Runs on the CPU or CUDA. Progress goes to a CSV, its curve to a PNG.
+and He, "Back to Basics: Let Denoising Generative Models Denoise", 2025). Text encoder and denoiser are trained together
+from random weights. Interrupt it at any time: the same command goes on where it stopped. Runs on the CPU or CUDA.
+Progress goes to a CSV, its curve to a PNG.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -210,7 +212,7 @@ class Training:
 
     def save(self) -> None:
         """Write the state beside the old one, then put it in its place."""
-        tensors = {f"net.{k}": v for k, v in self.net.named_parameters()}
+        tensors: dict[str, torch.Tensor] = {f"net.{k}": v for k, v in self.net.named_parameters()}
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
@@ -248,8 +250,10 @@ class Training:
         with torch.no_grad():
             for name, p in self.net.named_parameters():
                 p.copy_(self.average[name])
-        for name in ("text_encoder", "unet"):
-            self.net[name].save_pretrained(folder / name)
+        text_encoder: Any = self.net["text_encoder"]
+        unet: Any = self.net["unet"]
+        text_encoder.save_pretrained(folder / "text_encoder")
+        unet.save_pretrained(folder / "unet")
         self.tokenizer.save_pretrained(folder / "tokenizer")
         FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
         self.renderer.save_config(folder / "renderer")

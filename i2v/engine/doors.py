@@ -42,7 +42,7 @@ def open_doors(pipeline: ImageToVideo, cancelled: Callable[[], bool], step_seen:
     and `step_seen(latents, clean_estimate)` is called. Raises Cancelled, OutOfMemoryError, NotFiniteError.
     """
     denoiser, scheduler = pipeline.denoiser, pipeline.scheduler
-    denoiser.forward = _guarded_forward(denoiser.forward, cancelled)  # type: ignore[method-assign]
+    denoiser.forward = _guarded_forward(denoiser.forward, cancelled)
     scheduler.step = _watched_step(pipeline, scheduler.step, cancelled, step_seen)
     try:
         yield

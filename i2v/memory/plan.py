@@ -34,13 +34,13 @@ class Plan:
 
 def make_plan(request: GenerationRequest, preset: ModelPreset) -> Plan:
     """Choose device and precision for a request."""
+    precision: str = request.precision
     if not torch.cuda.is_available():
-        precision = "fp32" if request.precision == "auto" else request.precision
+        precision = "fp32" if precision == "auto" else precision
         why = "no CUDA card was found, and float32 is the fastest exact choice on a CPU"
         return Plan("cpu", precision, "resident", _reason(request, precision, why))
     major, minor = torch.cuda.get_device_capability(0)
     good_at_bf16 = major >= 8 and "bf16" in preset.precisions
-    precision = request.precision
     if precision == "auto":
         precision = "bf16" if good_at_bf16 else "fp16"
     suits = "computes bf16 at full speed" if good_at_bf16 else "has no fast bf16"

@@ -35,7 +35,7 @@ class Form:
 
     def __init__(self, service: Service):
         self._service, self._preset = service, next(iter(load_presets().values()))
-        self.fields: dict[str, Component] = {}
+        self.fields: dict[str, Any] = {}  # gradio adds the components' events at run time
 
     @property
     def names(self) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
 from i2v.service import Service
@@ -17,6 +19,7 @@ _TITLE = "# i2v\nOne picture and a sentence become a video, on the machine you o
 
 def build_page(service: Service) -> gr.Blocks:
     """Lay out the page on a service."""
+    page: gr.Blocks
     with gr.Blocks(title="i2v", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         gr.Markdown(_TITLE, elem_id="masthead")
         form = Form(service)
@@ -33,11 +36,11 @@ def build_page(service: Service) -> gr.Blocks:
                 form.size_and_length()
                 form.more()
         parts = _with_history(made)
-        _wire(form, Handlers(service, form, parts), parts)
+        _wire(page, form, Handlers(service, form, parts), parts)
     return page
 
 
-def _results(generate: gr.Button, cancel: gr.Button, info: gr.Markdown) -> dict[str, object]:
+def _results(generate: gr.Button, cancel: gr.Button, info: gr.Markdown) -> dict[str, Any]:
     panel = build_panel(idle_panel(), elem_id="panel")
     result = gr.Video(
         label="Result",
@@ -66,7 +69,7 @@ def _results(generate: gr.Button, cancel: gr.Button, info: gr.Markdown) -> dict[
     }
 
 
-def _with_history(made: dict[str, object]) -> Parts:
+def _with_history(made: dict[str, Any]) -> Parts:
     title = gr.Markdown("## History", elem_id="history-title", visible=False)
     history = gr.Gallery(
         label="History",
@@ -86,12 +89,12 @@ def _with_history(made: dict[str, object]) -> Parts:
         history=history,
         history_title=title,
         history_ids=gr.State([]),
-        **made,  # type: ignore[arg-type]
+        **made,
     )
 
 
-def _wire(form: Form, handlers: Handlers, parts: Parts) -> None:
-    quiet = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+def _wire(page: gr.Blocks, form: Form, handlers: Handlers, parts: Parts) -> None:
+    quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
     fields, shown = form.components, parts.shown
 
     def then_tick(event: gr.events.Dependency) -> None:
@@ -110,5 +113,4 @@ def _wire(form: Form, handlers: Handlers, parts: Parts) -> None:
     form.fields["match_picture"].change(handlers.choose_matching, form.fields["match_picture"], fields, **quiet)
     for name in ("image", "match_picture", "short_side_px", "width", "height", "num_frames", "fps", "model"):
         form.fields[name].change(handlers.describe, fields, parts.info, **quiet)
-    page = gr.context.Context.root_block
     then_tick(page.load(handlers.attach, parts.job, parts.job, **quiet))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -30,7 +31,7 @@ class Parts:
     info: gr.Markdown
 
     @property
-    def shown(self) -> list[object]:
+    def shown(self) -> list[Any]:
         """What a tick may change."""
         return [
             self.seen,
