@@ -94,6 +94,10 @@ class Service:
             _log.warning("job %s was interrupted and is now %s", job.id, job.state)
         self._dispatcher.start()
 
+    def warm_up(self) -> None:
+        """Get the worker ready while a person is still choosing a picture."""
+        self._dispatcher.warm_up()
+
     def close(self) -> None:
         """Stop running jobs and release everything."""
         self._dispatcher.close()

@@ -197,11 +197,8 @@ def _read_webp(file: IO[bytes]) -> bytes | None:
 
 
 def _read_zip(file: IO[bytes]) -> bytes | None:
-    with zipfile.ZipFile(file) as archive:
-        if archive.getinfo(REQUEST_MEMBER).file_size > _MAX_TEXT_BYTES:
-            return None
-        with archive.open(REQUEST_MEMBER) as member:
-            return member.read(_MAX_TEXT_BYTES)
+    with zipfile.ZipFile(file) as archive, archive.open(REQUEST_MEMBER) as member:
+        return member.read(_MAX_TEXT_BYTES)
 
 
 _READERS: dict[str, Callable[[IO[bytes]], bytes | None]] = {

@@ -67,6 +67,7 @@ class Handlers:
 
     def attach(self, job_id: str) -> str:
         """Choose the job a freshly loaded page shows: a running one first, else the one it showed before."""
+        self._service.warm_up()
         active = self._service.active_jobs()
         if active:
             return next((job.id for job in active if job.id == job_id), active[0].id)

@@ -57,10 +57,16 @@ class Dispatcher:
         self._pid, self._pid_started = os.getpid(), devices.process_started()
         self._stop, self._wake = threading.Event(), threading.Event()
         self._live: LiveJob | None = None
+        self._warm_up_asked = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="dispatcher", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    def warm_up(self) -> None:
+        """Have the worker get ready before there is a job."""
+        self._warm_up_asked.set()
+        self._wake.set()
 
     def wake(self) -> None:
         """Look at the queue now instead of at the next tick."""
@@ -91,6 +97,9 @@ class Dispatcher:
                 _log.error("the job store cannot be read: %s", error)
                 job = None
             if job is None:
+                if self._warm_up_asked.is_set():
+                    self._warm_up_asked.clear()
+                    self._executor.warm_up()
                 self._executor.poll(0.0 if self._wake.is_set() else _POLL_S)
                 self._wake.wait(_POLL_S)
                 self._wake.clear()

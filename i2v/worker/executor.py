@@ -27,6 +27,7 @@ HEARTBEAT_LIMIT_S = 120.0
 class Executor(Protocol):
     """The seam between the dispatcher and whatever runs jobs."""
 
+    def warm_up(self) -> None: ...
     def start(self, spec: dict[str, Any]) -> None: ...
     def poll(self, timeout_s: float) -> Event | None: ...
     def request_cancel(self, job_id: str, attempt: int) -> None: ...
@@ -51,10 +52,14 @@ class LocalExecutor:
         """The worker's process id while it lives."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
-    def start(self, spec: dict[str, Any]) -> None:
-        """Hand a job to the worker; what becomes of it comes through `poll`."""
+    def warm_up(self) -> None:
+        """Start the worker, so that the first job does not wait for torch to be imported."""
         if self.pid is None:
             self._spawn()
+
+    def start(self, spec: dict[str, Any]) -> None:
+        """Hand a job to the worker; what becomes of it comes through `poll`."""
+        self.warm_up()
         self._running = (spec["job_id"], spec["attempt"])
         self._send({"type": "run", "spec": spec})
 

@@ -210,11 +210,21 @@ def test_a_colour_profile_is_applied(tmp_path: Path) -> None:
     assert blue < 10
 
 
-@pytest.mark.parametrize(
-    "profile", [srgb_profile(), b"not a profile", srgb_profile()[:200]], ids=["srgb", "junk", "cut"]
-)
-def test_an_srgb_or_damaged_profile_changes_no_pixel(tmp_path: Path, profile: bytes) -> None:
-    path = saved(Image.fromarray(upright_pixels()), tmp_path / "a.png", "PNG", icc_profile=profile)
+PROFILES = {
+    "srgb": srgb_profile(),
+    "nearly srgb": srgb_profile().replace(b"\0\0\x6f\xa0", b"\0\0\x6f\x94"),
+    "no profile": b"not a profile",
+    "cut short": srgb_profile()[:200],
+}
+
+
+def test_the_nearly_srgb_profile_is_another_one() -> None:
+    assert PROFILES["nearly srgb"] != PROFILES["srgb"]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_an_srgb_or_damaged_profile_changes_no_pixel(tmp_path: Path, profile: str) -> None:
+    path = saved(Image.fromarray(upright_pixels()), tmp_path / "a.png", "PNG", icc_profile=PROFILES[profile])
     assert np.array_equal(np.asarray(load_picture(path)), upright_pixels())
 
 

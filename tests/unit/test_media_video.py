@@ -115,6 +115,23 @@ def test_frames_of_few_colours_are_exact_in_a_gif(tmp_path: Path) -> None:
         assert np.abs(pixels.astype(int) - frame).max() <= 4
 
 
+def test_a_smooth_sky_has_no_bands_in_a_gif(tmp_path: Path) -> None:
+    """Seen from afar (the mean of 8x8 pixels) every colour is right, though there are only 256."""
+    x, y = np.meshgrid(np.arange(128), np.arange(128))
+    sky = np.stack([x, y, 255 - x], axis=-1).astype(np.uint8)
+    pixels = next(shown(write(tmp_path / "a.gif", [sky])))[0]
+    means = [a.reshape(16, 8, 16, 8, 3).mean(axis=(1, 3)) for a in (pixels, sky)]
+    assert np.abs(means[0] - means[1]).mean() < 1.0
+
+
+def test_other_programs_find_the_settings_of_a_webp(tmp_path: Path, frames: list[np.ndarray]) -> None:
+    path = write(tmp_path / "a.webp", frames[:2])
+    says_it_has_exif = path.read_bytes()[20] & 0x08
+    assert says_it_has_exif
+    with Image.open(path) as animation:
+        assert json.loads(animation.getexif()[0x010E])["request"] == REQUEST["request"]
+
+
 def test_the_zip_holds_every_frame_exactly_and_the_request(tmp_path: Path, frames: list[np.ndarray]) -> None:
     with zipfile.ZipFile(write(tmp_path / "a.zip", frames)) as archive:
         assert archive.testzip() is None
@@ -125,6 +142,7 @@ def test_the_zip_holds_every_frame_exactly_and_the_request(tmp_path: Path, frame
             with Image.open(io.BytesIO(archive.read(name))) as picture:
                 assert np.array_equal(np.asarray(picture), frame)
         document = json.loads(archive.read("request.json"))
+        assert {info.date_time[0] for info in archive.infolist()} == {1980}, "the clock must not be in the file"
     assert document == REQUEST | {"video": {"width": 97, "height": 65, "fps": 8}}
 
 

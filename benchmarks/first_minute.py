@@ -1,0 +1,106 @@
+"""Measures what a person waits for at first: `python -m benchmarks.first_minute [--json]`.
+
+The page: seconds from `python app.py` until it answers. The built-in model's default request on a real photograph
+(512 px short side, 24 frames): seconds per stage once the model is loaded, best of three, with its ratio to the
+baseline in the same run: encoding as many unmoved frames to the same kind of MP4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from i2v.engine.run import Engine, RunSpec
+from i2v.media.formats import open_writer
+from i2v.media.image import fit_picture, load_picture, save_png
+from i2v.request import build_request
+
+ROOT = Path(__file__).parents[1]
+
+
+def seconds_to_page() -> float:
+    """Start the app in a fresh home and return the seconds until its page is served."""
+    with socket.socket() as free, tempfile.TemporaryDirectory() as home:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        began = time.monotonic()
+        app = subprocess.Popen(
+            [sys.executable, "app.py", "--port", str(port)],
+            cwd=ROOT,
+            env=os.environ | {"I2V_HOME": home},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            while time.monotonic() - began < 120:
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2).read()
+                    return time.monotonic() - began
+                except OSError:
+                    time.sleep(0.05)
+            raise SystemExit("the page did not answer")
+        finally:
+            app.send_signal(signal.SIGINT)
+            app.wait(30)
+
+
+def default_request(runs: int = 3) -> dict[str, Any]:
+    """Run the default request and return seconds per stage of the fastest run, peak memory and ratios."""
+    from skimage import data
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_png(Image.fromarray(data.coffee()), folder / "picture.png")
+        picture = load_picture(folder / "picture.png")
+        request = build_request({"prompt": "the camera pans left", "seed": 1}, picture.size)
+        engine = Engine()
+        results = [
+            engine.run(RunSpec(f"bench{i}", 1, request, folder, folder), lambda *_: None, lambda: False)
+            for i in range(runs + 1)
+        ]
+        frame = fit_picture(picture, request.width, request.height)
+        baseline = min(_encode_only(folder, frame, request.num_frames, request.fps) for _ in range(runs))
+    best = min(results[1:], key=lambda r: r["seconds"])
+    return {
+        "size": [request.width, request.height, request.num_frames],
+        "first_run_with_loading_s": results[0]["seconds"],
+        "loaded_s": best["seconds"],
+        "stage_seconds": best["stage_seconds"],
+        "peak_ram_bytes": best["peak_bytes"],
+        "baseline_encode_only_s": round(baseline, 3),
+        "ratio_to_encode_only": round(best["seconds"] / baseline, 2),
+    }
+
+
+def _encode_only(folder: Path, frame: Any, num_frames: int, fps: int) -> float:
+    began = time.monotonic()
+    with open_writer(folder / "still.mp4", fps, (frame.shape[1], frame.shape[0]), {}) as writer:
+        for _ in range(num_frames):
+            writer.write(frame)
+    return time.monotonic() - began
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Measure what a person waits for at first.")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args()
+    figures = {"page_answers_after_s": round(seconds_to_page(), 2)} | default_request()
+    print(json.dumps(figures, indent=2) if args.json else "\n".join(f"{k:28} {v}" for k, v in figures.items()))
+
+
+if __name__ == "__main__":
+    main()
