@@ -21,6 +21,7 @@ from i2v.jobs.model import TERMINAL, Job, JobState
 from i2v.jobs.store import JobStore
 from i2v.media.image import load_picture, picture_sha256, save_png
 from i2v.models import download
+from i2v.models.files import check_folder
 from i2v.models.prompt_length import measure_prompt
 from i2v.presets import ModelPreset, load_presets, preset_named
 from i2v.request import GenerationRequest, build_request
@@ -109,12 +110,14 @@ class Service:
         """Return the complete request, or raise InputError naming the field and the remedy."""
         request = build_request(values, image_size)
         preset = preset_named(request.model)
-        if not download.is_installed(preset, self.settings.home):
+        folder = download.model_folder(preset, self.settings.home)
+        if not folder.is_dir():
             raise ModelFilesError(
                 f"the model {preset.name} is not downloaded",
                 f"Run: python -m i2v models --download {preset.name}",
                 field="model",
             )
+        check_folder(folder)
         self._check_prompts(request, preset)
         return request
 

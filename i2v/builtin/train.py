@@ -108,7 +108,7 @@ def open_picture_path(unet: I2VGenXLUNet, gain: float = 2.0) -> None:
     """Make `image_latents_proj_in` begin as gain times the identity.
 
     With random weights the picture and the positions arrive a tenth as strong as the noise, and zooms and rolls, which
-    need to know where they are, are not learnt in 1200 steps. silu(x) - silu(-x) = x carries a value through exactly.
+    need to know where they are, are learnt late. silu(x) - silu(-x) = x carries a value through exactly.
     """
     first, _, second, _, last = unet.image_latents_proj_in
     eye = torch.eye(4)

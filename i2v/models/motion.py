@@ -71,18 +71,18 @@ def _mirror_to_square(picture: torch.Tensor) -> torch.Tensor:
 
 
 def condition_latents(grid: torch.Tensor, num_keyframes: int) -> torch.Tensor:
-    """Return the denoiser's `image_latents`: the picture at keyframe 0, then contrast, x, y and time.
+    """Return the denoiser's `image_latents`: the picture at keyframe 0, then time, x by time, y by time, contrast.
 
     `grid`: (B, 4, g, g). Returns (B, 4, num_keyframes, g, g). Positions are given outright because the denoiser's
-    layers have none of their own beyond their padding.
+    layers have none of their own beyond their padding, and multiplied by time because that is what a zoom and a roll
+    are made of, as a pan is of time.
     """
     batch, _, size, _ = grid.shape
+    shape = (batch, num_keyframes, size, size)
     axis = torch.linspace(-1, 1, size, device=grid.device, dtype=grid.dtype)
-    x = axis.view(1, 1, 1, size).expand(batch, num_keyframes, size, size)
-    y = axis.view(1, 1, size, 1).expand(batch, num_keyframes, size, size)
-    time = torch.linspace(-1, 1, num_keyframes, device=grid.device, dtype=grid.dtype)
-    contrast = grid[:, 3:4].expand(batch, num_keyframes, size, size)
-    latents = torch.stack([contrast, x, y, time.view(1, -1, 1, 1).expand_as(x)], dim=1)
+    time = torch.linspace(0, 1, num_keyframes, device=grid.device, dtype=grid.dtype).view(-1, 1, 1)
+    parts = (time.expand(shape), (axis.view(1, -1) * time).expand(shape), (axis.view(-1, 1) * time).expand(shape))
+    latents = torch.stack([*parts, grid[:, 3:4].expand(shape)], dim=1)
     return torch.cat([grid.unsqueeze(2), latents[:, :, 1:]], dim=2)
 
 

@@ -196,6 +196,16 @@ def test_nothing_is_left_when_the_body_raises(tmp_path: Path, frames: list[np.nd
     assert path.read_bytes() == b"the video of last time"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="process groups are of POSIX")
+def test_ctrl_c_reaches_the_program_and_not_its_ffmpeg(video: Path) -> None:
+    reading = read_frames(video)
+    next(reading)
+    groups = {os.getpgid(ffmpeg.pid) for ffmpeg in running_ffmpegs()}
+    reading.close()
+    assert len(groups) == 1
+    assert os.getpgrp() not in groups
+
+
 def test_a_video_without_frames_is_no_video(tmp_path: Path) -> None:
     with (
         pytest.raises(ValueError, match="no frame was written"),
