@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs i2v into .venv when something changed, looks at the machine, and opens the page.
+# Installs i2v into .venv when something changed, looks at the machine, and serves the page.
 #   ./start_app.sh [--check] [--share] [--port N] [--host H] [--auth user:password]
 # --check stops after the report on the machine.
 set -euo pipefail

@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 import gradio as gr
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from i2v import __version__
@@ -24,7 +25,7 @@ _MAX_UPLOAD = "32mb"
 _CONTENT_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' blob:; worker-src 'self' blob:; font-src 'self' data:; "
-    "connect-src 'self'; frame-ancestors 'self'"
+    "connect-src 'self'; frame-ancestors 'self'; base-uri 'self'; form-action 'self'"
 )  # Gradio's templates need eval
 
 
@@ -39,8 +40,8 @@ class Login:
         return secrets.compare_digest(password.encode(), self._password) and same_user
 
 
-class _SecurityHeaders:
-    """Adds the security headers to every answer, streams included."""
+class _Guard:
+    """Refuses writes that another site's page sends, and adds the security headers to every answer."""
 
     def __init__(self, app: ASGIApp):
         self._app = app
@@ -55,7 +56,12 @@ class _SecurityHeaders:
                 headers["Referrer-Policy"] = "same-origin"
             await send(message)
 
-        await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif scope["method"] != "GET" and Headers(scope=scope).get("sec-fetch-site") == "cross-site":
+            await PlainTextResponse("Requests from other sites are refused.", 403)(scope, receive, send_with_headers)
+        else:
+            await self._app(scope, receive, send_with_headers)
 
 
 def create_app(service: Service, login: Login | None = None, hosts: list[str] | None = None) -> FastAPI:
@@ -75,9 +81,10 @@ def create_app(service: Service, login: Login | None = None, hosts: list[str] | 
 
     app.add_middleware(CORSMiddleware, allow_origins=[])  # with one of our own, Gradio does not reflect origins
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts or ["localhost", "127.0.0.1", "[::1]"])
-    app.add_middleware(_SecurityHeaders)
+    app.add_middleware(_Guard)
     gr.set_static_paths([service.settings.jobs])  # served in place; job ids are unguessable
     page = build_page(service)
+    page.has_launched = True  # a mounted page lacks it, and without it Gradio takes any path for an upload
     page.queue(max_size=64)
     if hasattr(page._queue, "sleep_when_free"):
         page._queue.sleep_when_free = 0.05  # Gradio's default of 1 ms keeps an idle core 6-8 % busy

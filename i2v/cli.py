@@ -11,11 +11,12 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from i2v import __version__
-from i2v.errors import I2VError, InputError, StorageError
+from i2v.errors import Cancelled, I2VError, InputError, StorageError
 from i2v.jobs.model import JobState
 from i2v.media.formats import read_request
 from i2v.presets import load_presets
@@ -30,20 +31,30 @@ _SUFFIX_FORMATS = {".mp4": None, ".gif": "gif", ".webp": "webp", ".zip": "png"}
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    args = _parser().parse_args(argv)
     try:
+        args = _parser().parse_args(argv)
         settings = Settings.from_environment()
-        set_up_logging(settings.log_level if args.verbose else "WARNING")
+        settings = settings if args.verbose else replace(settings, log_level="WARNING")
+        set_up_logging(settings.log_level)
         return int(args.run(args, settings))
     except I2VError as error:
         print(f"i2v: {error}", file=sys.stderr)
         return error.exit_status
+    except KeyboardInterrupt:
+        print("i2v: cancelled", file=sys.stderr)
+        return Cancelled.exit_status
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line."""
+        raise InputError(message, f"See {self.prog} --help.")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m i2v", description="Turn one picture and a sentence into a video.")
+    parser = _Parser(prog="python -m i2v", description="Turn one picture and a sentence into a video.")
     parser.add_argument("--version", action="version", version=f"i2v {__version__}")
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     common.add_argument("-v", "--verbose", action="store_true", help="show the log on standard error")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -89,8 +100,7 @@ def _print_json(values: dict[str, Any]) -> None:
 def _generate(args: argparse.Namespace, settings: Settings) -> int:
     values = _request_values(args)
     output = args.output
-    if output is not None:
-        values["formats"] = _formats_for(output)
+    values["formats"] = _formats_for(output or Path("i2v.mp4"))
     service = Service(settings, runner=f"cli:{os.getpid()}")
     try:
         service.start()
@@ -128,7 +138,7 @@ def _request_values(args: argparse.Namespace) -> dict[str, Any]:
     if args.size:
         flags["width"], flags["height"] = parse_size(args.size)
     values |= {name: value for name, value in flags.items() if value is not None}
-    if values.get("prompt") is None:
+    if not (values.get("prompt") or "").strip():
         raise InputError("there is no prompt", 'Say what should happen with -p "the camera pans left".', "prompt")
     return values
 
@@ -139,12 +149,12 @@ def _read_settings(path: Path) -> dict[str, Any]:
     else:
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
-            request = document.get("request", document)
+            request = dict(document.get("request", document))
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}") from error
-        except (ValueError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is not the JSON that inspect prints") from error
-    return {name: value for name, value in dict(request).items() if name not in ("image_sha256", "formats")}
+    return {name: value for name, value in request.items() if name not in ("image_sha256", "formats")}
 
 
 def _formats_for(output: Path) -> tuple[str, ...]:

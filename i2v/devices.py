@@ -37,7 +37,6 @@ class Gpu:
     driver: str
     total_bytes: int
     used_bytes: int
-    utilisation_percent: int
 
     @property
     def free_bytes(self) -> int:
@@ -78,14 +77,13 @@ def gpus() -> list[Gpu]:
     found = []
     driver = str(nvml.nvmlSystemGetDriverVersion())
     for index in range(nvml.nvmlDeviceGetCount()):
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
         try:
-            busy = int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
-        except nvml.NVMLError:  # not reported on a card split into partitions
-            busy = 0
-        name = str(nvml.nvmlDeviceGetName(handle))
-        found.append(Gpu(index, name, driver, int(memory.total), int(memory.used), busy))
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            memory, name = nvml.nvmlDeviceGetMemoryInfo(handle), str(nvml.nvmlDeviceGetName(handle))
+        except nvml.NVMLError as error:  # a card that fell off the bus must not take the page along
+            _log.warning("card %d cannot be read: %s", index, error)
+            continue
+        found.append(Gpu(index, name, driver, int(memory.total), int(memory.used)))
     return found
 
 
@@ -103,16 +101,19 @@ def free_disk_bytes(folder: Path) -> int:
 
 
 def process_started(pid: int | None = None) -> float:
-    """Return when a process started (this one by default), UTC epoch seconds: tells a recycled pid from the old one."""
-    return float(psutil.Process(pid or os.getpid()).create_time())
+    """Return when a process started (this one by default), on a clock that nobody sets: tells a recycled pid apart.
+
+    On Linux in seconds since the boot, as psutil's time of creation moves with the wall clock; elsewhere since 1970.
+    """
+    created = float(psutil.Process(pid or os.getpid()).create_time())
+    return created - float(psutil.boot_time()) if psutil.LINUX else created
 
 
 def process_exists(pid: int, started: float) -> bool:
     """Say whether the process that had this pid at that time still runs."""
     try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - started) < 1.0
-    except psutil.NoSuchProcess:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and abs(process_started(pid) - started) < 0.05
+    except psutil.Error:
         return False
 
 

@@ -9,6 +9,7 @@ import secrets
 import socket
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 
 from i2v.errors import InputError
@@ -45,12 +46,14 @@ def launch(settings: Settings, options: LaunchOptions) -> None:
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
     port = listener.getsockname()[1]
     shown_host = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host
+    shown_host = f"[{shown_host}]" if ":" in shown_host else shown_host
     _say(f"i2v is ready: http://{shown_host}:{port}")
     if login and not options.auth:
         _say(f"log in as {login[0]} with the password {login[1]} (made for this start)")
     if options.share:
-        threading.Thread(target=_share, args=(port,), name="share", daemon=True).start()
-    server.run(sockets=[listener])
+        threading.Thread(target=_share, args=(shown_host, port), name="share", daemon=True).start()
+    with suppress(KeyboardInterrupt):  # Ctrl+C is how it is meant to end
+        server.run(sockets=[listener])
 
 
 def _say(sentence: str) -> None:
@@ -77,29 +80,31 @@ def _is_loopback(host: str) -> bool:
 def _allowed_hosts(options: LaunchOptions) -> list[str]:
     if not _is_loopback(options.host):
         return ["*"]  # the names by which a network knows this machine cannot be listed
-    return ["localhost", "127.0.0.1", "[::1]"] + (["*.gradio.live"] if options.share else [])
+    return ["localhost", "127.0.0.1", "[::1]", options.host] + (["*.gradio.live"] if options.share else [])
 
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if os.name == "posix":  # elsewhere this would let two servers share a port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(2048)
     except (OSError, OverflowError) as error:
         listener.close()
         raise InputError(
-            f"cannot listen on {host}:{port}: {error}", f"Choose another port, e.g. --port {7861}."
+            f"cannot listen on {host}:{port}: {error}", f"Choose another port, e.g. --port {port + 1}."
         ) from error
     return listener
 
 
-def _share(port: int) -> None:
+def _share(host: str, port: int) -> None:
     """Open Gradio's temporary public link to the running page."""
     from gradio import networking
 
     try:
-        address = networking.setup_tunnel("127.0.0.1", port, secrets.token_urlsafe(32), None, None)
+        address = networking.setup_tunnel(host, port, secrets.token_urlsafe(32), None, None)
     except Exception as error:  # whatever the tunnel's download or network raises, the local page goes on
         _log.debug("no tunnel", exc_info=error)
         print(

@@ -45,11 +45,6 @@ class GenerationRequest(BaseModel):
     formats: tuple[Format, ...] = ()
     image_sha256: str = ""
 
-    @property
-    def duration_s(self) -> float:
-        """Length of the clip."""
-        return self.num_frames / self.fps
-
 
 def match_picture(preset: ModelPreset, width: int, height: int, short_side_px: int | None = None) -> tuple[int, int]:
     """Return (width, height) that follow a picture's aspect, as the model allows them."""

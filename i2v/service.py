@@ -87,7 +87,7 @@ class Service:
         settings.make_folders()
         self.settings, self.runner = settings, runner
         self._store = JobStore(settings.database)
-        self._dispatcher = Dispatcher(self._store, LocalExecutor(), settings, runner)
+        self._dispatcher = Dispatcher(self._store, LocalExecutor(settings.log_level), settings, runner)
 
     def start(self) -> None:
         """Settle what an earlier process left behind, then begin to run jobs."""

@@ -49,7 +49,8 @@ class Settings:
     def make_folders(self) -> None:
         """Create the home folder. Raises StorageError when that is not possible."""
         try:
-            self.jobs.mkdir(parents=True, exist_ok=True)
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)  # pictures and prompts are nobody else's business
+            self.jobs.mkdir(exist_ok=True)
         except OSError as error:
             raise StorageError(
                 f"the folder {self.home} cannot be created: {error.strerror}",

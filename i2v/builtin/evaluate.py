@@ -96,14 +96,14 @@ def evaluate(photo_limit: int | None, per_move: int, short_px: int, quiet: bool 
         folder = Path(folder_name)
         for name, photo in photos.items():
             save_png(Image.fromarray(photo), folder / "picture.png")
-            for index, prompt in enumerate(prompts):
+            for prompt in prompts:
                 trials.append(_run_trial(engine, folder, name, prompt, short_px, seed=len(trials) + 1))
                 if not quiet:
-                    _say(trials[-1], index)
+                    _say(trials[-1])
     return _figures(list(photos), trials)
 
 
-def _say(trial: Trial, index: int) -> None:
+def _say(trial: Trial) -> None:
     m = trial.motion
     print(
         f"{'ok ' if trial.agrees else 'NO '} {trial.photo:10} {trial.move:24} {trial.prompt:40} "
@@ -139,8 +139,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the built-in model on real photographs.")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     parser.add_argument("--photos", type=int, help="only so many photographs")
-    parser.add_argument("--per-move", type=int, default=4, help="prompts per move, half of them never trained on")
-    parser.add_argument("--short-side", type=int, default=384, help="pixels")
+    parser.add_argument("--per-move", type=int, default=2, help="prompts per move, half of them never trained on")
+    parser.add_argument("--short-side", type=int, default=256, help="pixels")
     args = parser.parse_args()
     figures = evaluate(args.photos, args.per_move, args.short_side, quiet=args.json)
     if args.json:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from i2v import __version__
+from i2v.errors import StorageError
 from i2v.request import GenerationRequest
 
 __all__ = ["load_latents", "save_latents"]
@@ -26,10 +27,16 @@ def _key(request: GenerationRequest) -> str:
 
 
 def save_latents(path: Path, request: GenerationRequest, latents: torch.Tensor) -> None:
-    """Write the final latents beside the old file, then put them in its place."""
+    """Write the final latents beside the old file, then put them in its place. Raises StorageError."""
     part = path.with_suffix(".part")
-    save_file({"latents": latents.detach().cpu().contiguous()}, part, metadata={"request": _key(request)})
-    part.replace(path)
+    try:
+        save_file({"latents": latents.detach().cpu().contiguous()}, part, metadata={"request": _key(request)})
+        part.replace(path)
+    except (SafetensorError, OSError) as error:
+        part.unlink(missing_ok=True)
+        raise StorageError(
+            f"the latents cannot be stored in {path.parent}", "Free disk space and try again."
+        ) from error
 
 
 def load_latents(path: Path, request: GenerationRequest) -> torch.Tensor | None:

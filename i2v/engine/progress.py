@@ -54,6 +54,7 @@ class ProgressClock:
         self._counts = {Stage.LOAD: 1, Stage.ENCODE: 1, Stage.DENOISE: steps, Stage.DECODE: frames}
         self._each_s: dict[Stage, float] = dict(seconds_before or {})
         self._stage, self._stage_began, self._stage_first = Stage.LOAD, self._began, 0
+        self._fraction = 0.0
         self.stage_seconds: dict[Stage, float] = {}
 
     @property
@@ -73,9 +74,10 @@ class ProgressClock:
         each = self._each_s.get(stage)
         elapsed = now - self._began
         total = self._counts[stage]
-        fraction = step / total if left is None else elapsed / max(elapsed + left, 1e-9)
+        fraction = 0.0 if left is None else elapsed / max(elapsed + left, 1e-9)
+        self._fraction = max(self._fraction, min(1.0, fraction))  # a slower guess must not take progress back
         rate = 1 / each if done > 0 and each else None
-        return Progress(stage, step, total, min(1.0, max(0.0, fraction)), elapsed, left, rate)
+        return Progress(stage, step, total, self._fraction, elapsed, left, rate)
 
     def seconds_each(self) -> dict[Stage, float]:
         """Seconds per step of each stage, for the next run of the same kind."""

@@ -180,8 +180,11 @@ class _Run:
             steps_done += 1
             self.progress(Stage.DENOISE, min(steps_done, request.num_inference_steps))
             self._report("memory", self.watch.sample().to_dict())
-            write_preview(pipeline.preview(clean, conditions, request), self.spec.folder)
-            self._report("preview", {"number": steps_done})
+            try:
+                write_preview(pipeline.preview(clean, conditions, request), self.spec.folder)
+                self._report("preview", {"number": steps_done})
+            except OSError as error:  # a full disk, or the page reading the old one just now: the run is worth more
+                _log.warning("no preview: %s", error)
             if steps_done % _LOG_EVERY_STEPS == 0:
                 self._log_memory(steps_done)
 

@@ -16,9 +16,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import psutil
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 
+from i2v.devices import process_started
 from i2v.errors import Cancelled, InputError, WorkerDiedError
 from i2v.jobs.database import open_engine, reading, writing
 from i2v.jobs.migrate import upgrade
@@ -240,7 +240,7 @@ def _queued_by(runner: str) -> dict[str, Any]:
         "queue_number": last + 1,
         "runner": runner,
         "runner_pid": os.getpid(),
-        "runner_started": psutil.Process().create_time(),
+        "runner_started": process_started(),
     }
 
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import FlowMatchEulerDiscreteScheduler, I2VGenXLUNet
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from i2v.models.base import Conditions, ImageToVideo, draw_noise
@@ -26,7 +27,7 @@ from i2v.models.text import count_prompt_tokens, encode_prompts, tokenize
 from i2v.presets import ModelPreset
 from i2v.request import GenerationRequest
 
-__all__ = ["MotionRenderer", "Pipeline", "condition_latents", "picture_to_grid", "pooled_picture"]
+__all__ = ["MotionRenderer", "Pipeline", "PromptHint", "condition_latents", "picture_to_grid", "pooled_picture"]
 
 _ANALYSIS_PX = 64  # the picture's long side when it is reduced to the grid, as in training
 _PREVIEW_PX = 160
@@ -70,19 +71,39 @@ def _mirror_to_square(picture: torch.Tensor) -> torch.Tensor:
     return picture
 
 
-def condition_latents(grid: torch.Tensor, num_keyframes: int) -> torch.Tensor:
-    """Return the denoiser's `image_latents`: the picture at keyframe 0, then time, x by time, y by time, contrast.
+class PromptHint(ModelMixin, ConfigMixin):
+    """Reads from the prompt which even motion it asks for: the weights of 1, x and y in dx and in dy.
 
-    `grid`: (B, 4, g, g). Returns (B, 4, num_keyframes, g, g). Positions are given outright because the denoiser's
-    layers have none of their own beyond their padding, and multiplied by time because that is what a zoom and a roll
-    are made of, as a pan is of time.
+    A zoom or a roll is the product of a word and a place. The denoiser, which has the words only by attention, takes
+    thousands of steps to find that product; given as a hint, it is there from the first.
+    """
+
+    @register_to_config
+    def __init__(self, width: int = 64):
+        super().__init__()
+        self.project = torch.nn.Linear(width, 6)
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Turn prompt embeddings (B, tokens, width) into weights (B, 2, 3)."""
+        return self.project(embeddings.mean(dim=1)).view(-1, 2, 3)
+
+
+def condition_latents(grid: torch.Tensor, hint: torch.Tensor, num_keyframes: int) -> torch.Tensor:
+    """Return the denoiser's `image_latents`: the picture at keyframe 0, then the hinted motion, time and contrast.
+
+    `grid`: (B, 4, g, g); `hint`: (B, 2, 3), see PromptHint. Returns (B, 4, num_keyframes, g, g).
     """
     batch, _, size, _ = grid.shape
     shape = (batch, num_keyframes, size, size)
     axis = torch.linspace(-1, 1, size, device=grid.device, dtype=grid.dtype)
     time = torch.linspace(0, 1, num_keyframes, device=grid.device, dtype=grid.dtype).view(-1, 1, 1)
-    parts = (time.expand(shape), (axis.view(1, -1) * time).expand(shape), (axis.view(-1, 1) * time).expand(shape))
-    latents = torch.stack([*parts, grid[:, 3:4].expand(shape)], dim=1)
+    places = torch.stack(
+        [torch.ones(size, size).to(grid), axis.expand(size, size), axis.view(-1, 1).expand(size, size)]
+    )
+    hinted = torch.einsum("bcj,jyx->bcyx", hint.to(grid.dtype), places)  # dx and dy at the end of the clip
+    moving = hinted.unsqueeze(2) * time
+    rest = torch.stack([time.expand(shape), grid[:, 3:4].expand(shape)], dim=1)
+    latents = torch.cat([moving, rest], dim=1)
     return torch.cat([grid.unsqueeze(2), latents[:, :, 1:]], dim=2)
 
 
@@ -200,12 +221,13 @@ class Pipeline(ImageToVideo):
         self,
         tokenizer: CLIPTokenizer,
         text_encoder: CLIPTextModel,
+        prompt_hint: PromptHint,
         unet: I2VGenXLUNet,
         scheduler: FlowMatchEulerDiscreteScheduler,
         renderer: MotionRenderer,
     ):
         self.tokenizer, self.text_encoder, self.denoiser = tokenizer, text_encoder, unet
-        self.scheduler, self.renderer = scheduler, renderer
+        self.prompt_hint, self.scheduler, self.renderer = prompt_hint, scheduler, renderer
         self.device, self.dtype = unet.device, unet.dtype
 
     @classmethod
@@ -213,13 +235,14 @@ class Pipeline(ImageToVideo):
         return cls(
             load_tokenizer(folder, "tokenizer", CLIPTokenizer),
             load_weights(folder, "text_encoder", CLIPTextModel, device, dtype),
+            load_weights(folder, "prompt_hint", PromptHint, device, dtype),
             load_weights(folder, "unet", I2VGenXLUNet, device, dtype),
             load_config(folder, "scheduler", FlowMatchEulerDiscreteScheduler),
             load_config(folder, "renderer", MotionRenderer),
         )
 
     def modules(self) -> dict[str, torch.nn.Module]:
-        return {"text_encoder": self.text_encoder, "unet": self.denoiser}
+        return {"text_encoder": self.text_encoder, "prompt_hint": self.prompt_hint, "unet": self.denoiser}
 
     def prompt_tokens(self, prompt: str) -> tuple[int, int]:
         return count_prompt_tokens(self.tokenizer, prompt), self.tokenizer.model_max_length
@@ -230,17 +253,19 @@ class Pipeline(ImageToVideo):
         duration_s = max(request.num_frames - 1, 1) / request.fps
         shared = {
             "fps": torch.tensor([(self.renderer.num_keyframes - 1) / duration_s], device=self.device),
-            "image_latents": condition_latents(grid, self.renderer.num_keyframes).to(self.dtype),
             "image_embeddings": pooled_picture(grid, self.denoiser.config.cross_attention_dim).to(self.dtype),
         }
-        positive = shared | {"encoder_hidden_states": self._embed(request.prompt)}
+        positive = shared | self._read(request.prompt, grid)
         negative = None
         if request.guidance_scale != 1.0:
-            negative = shared | {"encoder_hidden_states": self._embed(request.negative_prompt)}
+            negative = shared | self._read(request.negative_prompt, grid)
         return Conditions(positive, negative, {"picture": picture})
 
-    def _embed(self, prompt: str) -> torch.Tensor:
-        return encode_prompts(self.text_encoder, tokenize(self.tokenizer, [prompt]))
+    def _read(self, prompt: str, grid: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the two conditions that depend on the prompt."""
+        embeddings = encode_prompts(self.text_encoder, tokenize(self.tokenizer, [prompt]))
+        latents = condition_latents(grid, self.prompt_hint(embeddings), self.renderer.num_keyframes)
+        return {"encoder_hidden_states": embeddings, "image_latents": latents.to(self.dtype)}
 
     def draw_latents(self, request: GenerationRequest, generator: torch.Generator) -> torch.Tensor:
         size = self.renderer.grid_size

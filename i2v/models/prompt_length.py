@@ -23,7 +23,7 @@ class PromptLength:
 
 
 def measure_prompt(tokenizer_folder: Path, prompt: str, limit: int) -> PromptLength:
-    """Count a prompt's tokens with the model's own tokenizer files. Raises OSError when they are not there."""
+    """Count a prompt's tokens with the model's own tokenizer. Raises OSError or ValueError when it cannot be read."""
     encoding = _tokenizer(tokenizer_folder).encode(prompt, add_special_tokens=False)
     tokens = len(encoding.ids) + _MARKS
     if tokens <= limit:
@@ -36,7 +36,9 @@ def measure_prompt(tokenizer_folder: Path, prompt: str, limit: int) -> PromptLen
 def _tokenizer(folder: Path) -> Tokenizer:
     whole = folder / "tokenizer.json"
     if whole.is_file():
-        tokenizer = Tokenizer.from_str(whole.read_text(encoding="utf-8"))
+        text = whole.read_text(encoding="utf-8")
+        json.loads(text)  # a file cut short is a ValueError here; the library's is a bare Exception
+        tokenizer = Tokenizer.from_str(text)
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer

@@ -2,5 +2,5 @@
 
 import os
 
-# Gradio reads this when it is imported: i2v never phones home.
+# i2v never phones home.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

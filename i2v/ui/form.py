@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
+from gradio.data_classes import ImageData
 
 from i2v.errors import I2VError, InputError
 from i2v.media.image import load_picture
@@ -53,6 +55,8 @@ class Form:
             height=300,
             elem_id="picture",
         )
+        # Gradio would decode the picture and save it again, without transparency: the file itself is wanted.
+        self.fields["image"].preprocess = _uploaded_file
         self.fields["prompt"] = gr.Textbox(
             label="Prompt", lines=2, max_lines=6, placeholder="the camera pans left", elem_id="prompt"
         )
@@ -150,12 +154,12 @@ class Form:
         """Return the fields filled from a finished request."""
         f = self.fields
         updates = self.model_updates(request["model"])
-        updates |= {
-            f[name]: request[name]
-            for name in ("prompt", "negative_prompt", "model", "num_frames", "fps", "num_inference_steps")
-        }
+        updates |= {f[name]: request[name] for name in ("prompt", "negative_prompt", "model")}
+        preset = preset_named(request["model"])
+        for name in ("num_frames", "fps", "num_inference_steps", "guidance_scale"):
+            bounds = getattr(preset, name)
+            updates[f[name]] = gr.Slider(value=request[name], minimum=bounds.low, maximum=bounds.high)
         return updates | {
-            f["guidance_scale"]: request["guidance_scale"],
             f["seed"]: str(request["seed"]),
             f["formats"]: list(request.get("formats", [])),
             f["match_picture"]: False,
@@ -186,7 +190,7 @@ def request_values(fields: Mapping[str, Any]) -> tuple[dict[str, Any], Path | No
         raise InputError("there is no prompt", "Say what should happen.", field="prompt")
     seed = (fields["seed"] or "").strip()
     if seed:
-        if not seed.isdecimal():
+        if not seed.isdecimal() or len(seed) > 19:
             raise InputError(f"the seed {seed!r} is not a whole number", "Leave it empty for a random one.", "seed")
         values["seed"] = int(seed)
     if not fields["match_picture"]:
@@ -194,8 +198,18 @@ def request_values(fields: Mapping[str, Any]) -> tuple[dict[str, Any], Path | No
     elif image is not None:
         preset = preset_named(fields["model"])
         short = int(fields["short_side_px"] or preset.defaults.short_side_px)
-        values["width"], values["height"] = match_picture(preset, *load_picture(image).size, short)
+        values["width"], values["height"] = match_picture(preset, *_picture_size(image), short)
     return values, image
+
+
+@lru_cache(maxsize=8)
+def _picture_size(image: Path) -> tuple[int, int]:
+    """Return a picture's size, upright. Uploaded files never change, so they are decoded once. Raises ImageError."""
+    return load_picture(image).size
+
+
+def _uploaded_file(payload: ImageData | None) -> str | None:
+    return payload.path if payload else None
 
 
 def _whole(fields: Mapping[str, Any], name: str) -> int:

@@ -14,8 +14,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from i2v import devices
-from i2v.errors import GenerationError, I2VError, StorageError
+from i2v.errors import GenerationError, I2VError, InputError, OutOfMemoryError, StorageError
 from i2v.request import GenerationRequest
 from i2v.settings import Settings, set_up_logging
 from i2v.worker.protocol import Event, MessageWriter, read_messages
@@ -77,29 +79,28 @@ class Worker:
         from i2v.engine.run import RunSpec
 
         job_id, attempt = message["job_id"], message["attempt"]
-        spec = RunSpec(
-            job_id,
-            attempt,
-            GenerationRequest.model_validate_json(message["request"]),
-            Path(message["home"]),
-            Path(message["folder"]),
-        )
         threading.current_thread().name = f"job {job_id[:8]}.{attempt}"
 
         def report(kind: str, data: dict[str, Any]) -> None:
             self.send(Event(kind, job_id, attempt, data))
 
         try:
+            request = GenerationRequest.model_validate_json(message["request"])
+            spec = RunSpec(job_id, attempt, request, Path(message["home"]), Path(message["folder"]))
             result = engine.run(spec, report, lambda: (job_id, attempt) in self._cancelled)
         except I2VError as error:
             _log.info("ended: %s", type(error).__name__)
             report("failed", error.to_dict())
+        except ValidationError:
+            report("failed", InputError("this job was made by another version of i2v", "Generate it anew.").to_dict())
         except OSError as error:
             _log.exception("a file operation failed")
             report("failed", _storage_error(error).to_dict())
         except Exception as error:  # the worker's outermost edge: anything becomes a failed job, with its trace logged
             _log.exception("the run failed")
-            report("failed", GenerationError(_unexpected(error), "The log has the details.").to_dict())
+            report("failed", _unexpected(error).to_dict())
+            logging.shutdown()
+            os._exit(1)  # after an unknown failure, of the card say, the next job gets a fresh process
         else:
             report("done", result)
 
@@ -111,8 +112,10 @@ def _storage_error(error: OSError) -> StorageError:
     )
 
 
-def _unexpected(error: Exception) -> str:
-    return f"the run stopped unexpectedly ({type(error).__name__})"
+def _unexpected(error: Exception) -> GenerationError:
+    if isinstance(error, MemoryError):
+        return OutOfMemoryError("the machine ran out of memory", "Choose fewer frames or a smaller size.")
+    return GenerationError(f"the run stopped unexpectedly ({type(error).__name__})", "The log has the details.")
 
 
 def main() -> None:

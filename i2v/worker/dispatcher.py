@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from i2v import devices
-from i2v.errors import I2VError, StorageError, WorkerDiedError
+from i2v.errors import Cancelled, I2VError, StorageError, WorkerDiedError
 from i2v.jobs.model import Job, JobState
 from i2v.jobs.store import JobStore
 from i2v.settings import Settings
@@ -91,24 +91,29 @@ class Dispatcher:
 
     def _loop(self) -> None:
         while not self._stop.is_set():
-            try:
-                job = self._store.claim(self._runner, self._pid, self._pid_started)
-            except I2VError as error:
-                _log.error("the job store cannot be read: %s", error)
-                job = None
+            job = self._next_job()
             if job is None:
-                if self._warm_up_asked.is_set():
-                    self._warm_up_asked.clear()
-                    self._executor.warm_up()
                 self._executor.poll(0.0 if self._wake.is_set() else _POLL_S)
                 self._wake.wait(_POLL_S)
                 self._wake.clear()
                 continue
             try:
                 self._run(job)
-            except (I2VError, OSError) as error:
+            except Exception as error:  # the thread's outermost edge: the next job must still run
                 _log.exception("job %s attempt %d could not be run", job.id, job.attempt)
                 self._finish(job, JobState.FAILED, error=_as_error(error))
+
+    def _next_job(self) -> Job | None:
+        try:
+            job = self._store.claim(self._runner, self._pid, self._pid_started)
+            if job is None and self._warm_up_asked.is_set():
+                self._warm_up_asked.clear()
+                self._executor.warm_up()
+        except (I2VError, OSError) as error:
+            _log.error("no job can be taken now: %s", error)
+            self._stop.wait(1.0)
+            return None
+        return job
 
     def _run(self, job: Job) -> None:
         _log.info("job %s attempt %d starts", job.id, job.attempt)
@@ -131,8 +136,7 @@ class Dispatcher:
                 self._finish(job, state, result, error)
                 return
             watcher.pass_cancel_on()
-        stopped = WorkerDiedError("i2v was stopped while this job ran", "Press Try again to run it once more.")
-        self._finish(job, JobState.FAILED, error=stopped.to_dict())
+        self._finish(job, *watcher.interrupted())
 
     def _finish(
         self,
@@ -143,8 +147,15 @@ class Dispatcher:
     ) -> None:
         for pause_s in (1.0, 5.0, 30.0, 0.0):  # a locked or full disk may recover; the result must not be lost
             try:
-                if self._store.finish(job.id, job.attempt, state, result, error):
-                    _log.info("job %s attempt %d: %s", job.id, job.attempt, state)
+                taken = self._store.finish(job.id, job.attempt, state, result, error)
+                _log.log(
+                    logging.INFO if taken else logging.WARNING,
+                    "job %s attempt %d: %s%s",
+                    job.id,
+                    job.attempt,
+                    state,
+                    "" if taken else ", but the store had ended it already",
+                )
                 break
             except StorageError as failure:
                 _log.error("job %s: its end could not be stored: %s", job.id, failure)
@@ -213,9 +224,16 @@ class _RunWatch:
             except StorageError as error:  # the next report makes up for it; the run is worth more
                 _log.warning("progress could not be stored: %s", error)
 
-    def _lost(self, exit_code: int) -> tuple[JobState, None, dict[str, Any]]:
+    def interrupted(self) -> tuple[JobState, None, dict[str, Any]]:
+        """Return how a run ends that this app gives up because it is being stopped."""
         if self._cancel_sent_s is not None:
-            return JobState.CANCELLED, None, {"kind": "Cancelled", "message": "the job was cancelled"}
+            return JobState.CANCELLED, None, Cancelled("the job was cancelled").to_dict()
+        error = WorkerDiedError("i2v was stopped while this job ran", "Press Try again to run it once more.")
+        return JobState.FAILED, None, error.to_dict()
+
+    def _lost(self, exit_code: int | None) -> tuple[JobState, None, dict[str, Any]]:
+        if self._cancel_sent_s is not None:
+            return JobState.CANCELLED, None, Cancelled("the job was cancelled").to_dict()
         stage = self.live.progress.get("stage", "start")
         error = WorkerDiedError(
             f"the worker process ended unexpectedly during {stage} (exit code {exit_code})",
@@ -227,7 +245,8 @@ class _RunWatch:
 def _as_error(error: Exception) -> dict[str, Any]:
     if isinstance(error, I2VError):
         return error.to_dict()
-    return WorkerDiedError(f"the worker process could not be started: {error}").to_dict()
+    what = "the worker process could not be started" if isinstance(error, OSError) else "the job could not be run"
+    return WorkerDiedError(f"{what} ({type(error).__name__})", "The log has the details.").to_dict()
 
 
 def _thinned(samples: deque[dict[str, Any]], most: int = 240) -> list[dict[str, Any]]:

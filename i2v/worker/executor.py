@@ -39,10 +39,12 @@ class Executor(Protocol):
 class LocalExecutor:
     """One spawned worker process."""
 
-    def __init__(self, heartbeat_limit_s: float = HEARTBEAT_LIMIT_S):
+    def __init__(self, log_level: str = "INFO", heartbeat_limit_s: float = HEARTBEAT_LIMIT_S):
+        self._log_level = log_level
         self._events: queue.Queue[Event] = queue.Queue()
         self._process: subprocess.Popen[bytes] | None = None
         self._writer: MessageWriter | None = None
+        self._listener: threading.Thread | None = None
         self._running: tuple[str, int] | None = None
         self._heard_s = 0.0
         self._heartbeat_limit_s = heartbeat_limit_s
@@ -65,14 +67,18 @@ class LocalExecutor:
 
     def poll(self, timeout_s: float) -> Event | None:
         """Return the next event, or None after `timeout_s`. A dead or silent worker gives one "lost" event."""
+        reader_ended = not (self._listener and self._listener.is_alive())  # asked first: all it read is queued
         try:
             event = self._events.get(timeout=timeout_s)
         except queue.Empty:
+            if self._running and reader_ended:
+                (job_id, attempt), self._running = self._running, None
+                return Event("lost", job_id, attempt, {"exit_code": self._process.poll() if self._process else None})
             if self.pid and self._running and time.monotonic() - self._heard_s > self._heartbeat_limit_s:
                 _log.error("the worker has been silent for %.0f s and is ended", self._heartbeat_limit_s)
                 self.kill()
             return None
-        if event.type in ("done", "failed", "lost"):
+        if event.type in ("done", "failed", "lost") and (event.job_id, event.attempt) == self._running:
             self._running = None
         return event
 
@@ -88,6 +94,7 @@ class LocalExecutor:
         """End the worker at once; a "lost" event follows."""
         if self._process:
             self._process.kill()
+            self._process.wait()  # else the next job would be handed to a dying process
 
     def close(self, grace_s: float = 5.0) -> None:
         """Let the worker finish what it is at within `grace_s`, then end it."""
@@ -110,18 +117,23 @@ class LocalExecutor:
                 _log.debug("the worker's input was already closed")
 
     def _spawn(self) -> None:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *_python_path()])}
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *_python_path()]),
+            "I2V_LOG_LEVEL": self._log_level,
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "i2v.worker.child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             start_new_session=True,  # Ctrl+C in the terminal is for the app, which then asks the worker
         )
         assert self._process.stdin
         self._writer = MessageWriter(self._process.stdin)  # type: ignore[arg-type]
         self._heard_s = time.monotonic()
-        threading.Thread(target=self._listen, args=(self._process,), name="worker-events", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(self._process,), name="worker-events", daemon=True)
+        self._listener.start()
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout

@@ -14,9 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-__all__ = ["VERSION", "Event", "MessageWriter", "read_messages"]
-
-VERSION = 1
+__all__ = ["Event", "MessageWriter", "read_messages"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,6 @@ class Event:
 
     def to_message(self) -> dict[str, Any]:
         return {
-            "v": VERSION,
             "type": self.type,
             "job_id": self.job_id,
             "attempt": self.attempt,

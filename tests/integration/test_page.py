@@ -14,7 +14,10 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+from gradio_client import Client
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +35,7 @@ class App:
         self.home, self.arguments = home, arguments
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[str] | None = None
+        self.environment: dict[str, str] = {}
 
     def start(self) -> float:
         """Start it and return the seconds until the page answers."""
@@ -39,9 +43,9 @@ class App:
         self.process = subprocess.Popen(
             [sys.executable, "app.py", "--port", str(self.port), *self.arguments],
             cwd=ROOT,
-            env=os.environ | {"I2V_HOME": str(self.home)},
+            env=os.environ | {"I2V_HOME": str(self.home), "I2V_LOG_LEVEL": "WARNING"} | self.environment,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
             text=True,
         )
         while True:
@@ -59,6 +63,8 @@ class App:
         assert self.process
         self.process.send_signal(signal.SIGINT)
         printed, _ = self.process.communicate(timeout=30)
+        assert self.process.returncode == 0
+        assert "Traceback" not in printed, printed
         return printed
 
 
@@ -185,7 +191,7 @@ def test_messages_stand_at_the_fields(page: Page, photo: Path, tmp_path: Path) -
     set_number(page, "width", 513)
     page.locator("#generate").click()
     expect(page.locator("#width")).to_contain_text("nearest is 512")
-    assert state(page) != "Failed"
+    assert state(page) == "Ready"
 
 
 def test_history_survives_a_restart_and_settings_come_back(browser: Browser, photo: Path, tmp_path: Path) -> None:
@@ -213,8 +219,47 @@ def test_history_survives_a_restart_and_settings_come_back(browser: Browser, pho
     if not page.locator("#seed").is_visible():
         page.locator("#more button").first.click()
     expect(page.locator("#seed input, #seed textarea").first).to_have_value("9223372036854775807")
+    page.locator("#generate").click()
+    expect(page.locator("#history button.thumbnail-item")).to_have_count(2, timeout=SLOW_MS)
+    expect(page.locator("#panel .state")).to_have_text("Done", timeout=SLOW_MS)
     page.close()
     app.stop()
+
+
+def test_a_transparent_picture_is_laid_on_white_and_a_false_one_refused(page: Page, app: App, tmp_path: Path) -> None:
+    Image.new("RGBA", (128, 96), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    fill(page, tmp_path / "clear.png", "hold still")
+    set_number(page, "frames", 4)
+    page.locator("#generate").click()
+    expect(page.locator("#panel .state")).to_have_text("Done", timeout=SLOW_MS)
+    newest = max((app.home / "jobs").glob("*/picture.png"), key=lambda p: p.stat().st_mtime)
+    assert Image.open(newest).getpixel((5, 5)) == (255, 255, 255)
+    page.reload()
+    (tmp_path / "words.png").write_text("no picture")
+    page.set_input_files("#picture input[type=file]", tmp_path / "words.png")
+    page.fill("#prompt textarea", "hold still")
+    page.wait_for_timeout(1500)
+    page.locator("#generate").click()
+    expect(page.locator("#picture")).to_contain_text("not a picture")
+
+
+def test_a_file_of_the_machine_is_not_taken_for_an_upload(app: App, photo: Path) -> None:
+    client = Client(app.url, verbose=False)
+    start = next(d for d in client.config["dependencies"] if d["targets"] and d["targets"][0][1] == "click")
+    components = {c["id"]: c for c in client.config["components"]}
+    values = [components[i]["props"].get("value") for i in start["inputs"]]
+    values[0] = {"path": str(photo), "meta": {"_type": "gradio.FileData"}}
+    values[1] = "pan left"
+    body = {"data": values, "fn_index": start["id"], "session_hash": "x"}
+    answer = httpx.post(f"{app.url}/gradio_api/queue/join", json=body)
+    assert answer.status_code >= 400, answer.text
+    assert not list((app.home / "tmp").rglob(photo.name))
+
+
+def test_other_sites_cannot_send_here(app: App) -> None:
+    headers = {"Sec-Fetch-Site": "cross-site", "Origin": "http://evil.example"}
+    answer = httpx.post(f"{app.url}/gradio_api/upload", files={"files": b"x"}, headers=headers)
+    assert answer.status_code == 403
 
 
 def test_nothing_is_fetched_from_outside(browser: Browser, app: App) -> None:
@@ -231,12 +276,14 @@ def test_nothing_is_fetched_from_outside(browser: Browser, app: App) -> None:
 
 def test_share_asks_for_a_login_and_goes_on_without_internet(browser: Browser, tmp_path: Path) -> None:
     app = App(tmp_path / "home", "--share")
+    app.environment["GRADIO_SHARE_SERVER_ADDRESS"] = "127.0.0.1:9"  # never a real tunnel
     app.start()
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(f"{app.url}/config", timeout=5)  # noqa: S310
     time.sleep(2)
     assert urllib.request.urlopen(f"{app.url}/healthz", timeout=5).status == 200  # noqa: S310
     printed = app.stop()
+    assert "the local page goes on" in printed
     password = re.search(r"log in as i2v with the password (\S+)", printed)
     assert password
     assert len(password[1]) >= 20

@@ -22,16 +22,12 @@ def card(monkeypatch: pytest.MonkeyPatch) -> None:
     class Refused(Exception):
         pass
 
-    def refuse(_: object) -> None:
-        raise Refused
-
     driver = SimpleNamespace(
         NVMLError=Refused,
         nvmlSystemGetDriverVersion=lambda: "570.1",
         nvmlDeviceGetCount=lambda: 1,
         nvmlDeviceGetHandleByIndex=lambda index: index,
         nvmlDeviceGetMemoryInfo=lambda _: SimpleNamespace(total=12 * GIB, used=3 * GIB),
-        nvmlDeviceGetUtilizationRates=refuse,
         nvmlDeviceGetName=lambda _: "NVIDIA GeForce RTX 3060",
     )
     monkeypatch.setattr(devices, "_nvml", lambda: driver)
@@ -40,7 +36,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("card")
 def test_a_card_is_read_through_the_driver_and_shown_as_vram() -> None:
     (gpu,) = devices.gpus()
-    assert (gpu.name, gpu.free_bytes, gpu.utilisation_percent) == ("NVIDIA GeForce RTX 3060", 9 * GIB, 0)
+    assert (gpu.name, gpu.free_bytes) == ("NVIDIA GeForce RTX 3060", 9 * GIB)
     memory = idle_panel()["memory"]
     assert memory["label"] == "NVIDIA GeForce RTX 3060"
     assert memory["device_used_bytes"] == 3 * GIB
