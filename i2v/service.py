@@ -190,18 +190,6 @@ class Service:
         self._dispatcher.wake()
         return job
 
-    def delete(self, job_id: str) -> None:
-        """Remove a finished job and its files."""
-        self._store.delete(job_id)
-        shutil.rmtree(self.settings.job_folder(job_id), ignore_errors=True)
-
-    def set_favourite(self, job_id: str, favourite: bool) -> None:
-        self._store.set_favourite(job_id, favourite)
-
-    def unload(self) -> None:
-        """Have the worker drop its model and give the memory back."""
-        self._dispatcher.unload()
-
     def wait(self, job_id: str, seen: Callable[[Snapshot], None], every_s: float = 0.1) -> Snapshot:
         """Block until a job is over, showing it meanwhile."""
         while True:
@@ -227,9 +215,9 @@ class Service:
         """Return queued and running jobs of every process, oldest first."""
         return self._store.active()
 
-    def history(self, limit: int = 20, offset: int = 0, search: str = "", favourites: bool = False) -> list[Snapshot]:
+    def history(self, limit: int = 20) -> list[Snapshot]:
         """Return jobs, newest first."""
-        jobs = self._store.list(limit=limit, offset=offset, search=search, favourites=favourites)
+        jobs = self._store.list(limit=limit)
         return [Snapshot(job, self._dispatcher.live(job.id), None, self.settings.job_folder(job.id)) for job in jobs]
 
     def models(self) -> list[ModelState]:

@@ -101,7 +101,7 @@ class Engine:
         ):
             run = _Run(spec, preset, plan, watch, report, cancelled, self._last_speed(spec.request))
             self._pipeline = self._load(run)
-            result = run.make(self._pipeline)
+            result = run.make(self._pipeline) | {"weights_bytes": _weight_bytes(self._pipeline)}
         self._seconds_before[_speed_key(spec.request)] = run.clock.seconds_each()
         return result
 
@@ -119,10 +119,15 @@ class Engine:
                 folder, run.preset, torch.device(run.plan.device), DTYPES[run.plan.precision]
             )
             self._loaded = key
+            _log.info("%s is loaded: %.1f MiB of weights in %s", key[0], _weight_bytes(pipeline) / 2**20, key[2])
         else:
             pipeline = self._pipeline
         run.progress(Stage.LOAD, 1)
         return pipeline
+
+
+def _weight_bytes(pipeline: ImageToVideo) -> int:
+    return sum(p.numel() * p.element_size() for part in pipeline.modules().values() for p in part.parameters())
 
 
 def _speed_key(request: GenerationRequest) -> tuple[str, int, int]:

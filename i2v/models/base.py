@@ -51,10 +51,6 @@ class ImageToVideo(ABC):
         """Return the components that hold weights, by name."""
 
     @abstractmethod
-    def prompt_tokens(self, prompt: str) -> tuple[int, int]:
-        """Return how many tokens the prompt takes and how many the model reads."""
-
-    @abstractmethod
     def encode(self, request: GenerationRequest, image: np.ndarray, generator: torch.Generator) -> Conditions:
         """Encode the prompt and the picture. `image`: (H, W, 3) uint8, already of the requested size."""
 

@@ -34,7 +34,7 @@ from i2v.errors import ModelFilesError, NotFiniteError
 from i2v.models.base import Conditions, ImageToVideo, draw_noise
 from i2v.models.files import component_folder
 from i2v.models.loading import load_scheduler, load_tokenizer, load_weights
-from i2v.models.text import count_prompt_tokens, encode_prompts, tokenize
+from i2v.models.text import encode_prompts, tokenize
 from i2v.presets import ModelPreset
 from i2v.request import GenerationRequest
 
@@ -151,9 +151,6 @@ class Pipeline(ImageToVideo):
             "vae": self.vae,
             "unet": self.denoiser,
         }
-
-    def prompt_tokens(self, prompt: str) -> tuple[int, int]:
-        return count_prompt_tokens(self.tokenizer, prompt), self.tokenizer.model_max_length
 
     def encode(self, request: GenerationRequest, image: np.ndarray, generator: torch.Generator) -> Conditions:
         picture = self._embed_picture(image)

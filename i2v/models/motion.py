@@ -23,7 +23,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from i2v.models.base import Conditions, ImageToVideo, draw_noise
 from i2v.models.loading import load_config, load_tokenizer, load_weights
-from i2v.models.text import count_prompt_tokens, encode_prompts, tokenize
+from i2v.models.text import encode_prompts, tokenize
 from i2v.presets import ModelPreset
 from i2v.request import GenerationRequest
 
@@ -243,9 +243,6 @@ class Pipeline(ImageToVideo):
 
     def modules(self) -> dict[str, torch.nn.Module]:
         return {"text_encoder": self.text_encoder, "prompt_hint": self.prompt_hint, "unet": self.denoiser}
-
-    def prompt_tokens(self, prompt: str) -> tuple[int, int]:
-        return count_prompt_tokens(self.tokenizer, prompt), self.tokenizer.model_max_length
 
     def encode(self, request: GenerationRequest, image: np.ndarray, generator: torch.Generator) -> Conditions:
         picture = torch.from_numpy(image).to(self.device).permute(2, 0, 1).float() / 255

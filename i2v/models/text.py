@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
-__all__ = ["count_prompt_tokens", "encode_prompts", "tokenize"]
+__all__ = ["encode_prompts", "tokenize"]
 
 
 def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
@@ -21,11 +21,6 @@ def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
         truncation=True,
         return_tensors="pt",
     ).input_ids
-
-
-def count_prompt_tokens(tokenizer: CLIPTokenizer, prompt: str) -> int:
-    """Return how many tokens the prompt takes, start and end marks included, before any cut."""
-    return len(tokenizer(prompt, truncation=False, verbose=False).input_ids)
 
 
 def encode_prompts(text_encoder: CLIPTextModel, input_ids: torch.Tensor) -> torch.Tensor:

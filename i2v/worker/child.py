@@ -69,11 +69,7 @@ class Worker:
             command = self._commands.get()
             if command["type"] == "stop":
                 return
-            if command["type"] == "unload":
-                engine.unload()
-                self.send(Event("unloaded"))
-            elif command["type"] == "run":
-                self._run(engine, command["spec"])
+            self._run(engine, command["spec"])
 
     def _run(self, engine: Any, message: dict[str, Any]) -> None:
         from i2v.engine.run import RunSpec

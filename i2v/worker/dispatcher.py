@@ -77,10 +77,6 @@ class Dispatcher:
         live = self._live
         return live if live and live.job_id == job_id else None
 
-    def unload(self) -> None:
-        """Have the worker drop its model. Takes effect after the running job."""
-        self._executor.unload()
-
     def close(self, grace_s: float = 5.0) -> None:
         """Stop the thread, then the worker. A job that runs is recorded as interrupted."""
         self._stop.set()

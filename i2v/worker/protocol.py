@@ -1,7 +1,7 @@
 """What the app and its worker say to each other: one JSON object a line, over the worker's standard input and output.
 
-Commands to the worker:  run {spec} · cancel {job_id, attempt} · unload · stop
-Events from the worker:  ready · heartbeat · plan · progress · memory · preview · done · failed · unloaded
+Commands to the worker:  run {spec} · cancel {job_id, attempt} · stop
+Events from the worker:  ready · heartbeat · plan · progress · memory · preview · done · failed
 
 Every event of a run carries the job's id and attempt, so that a late or repeated one is recognised. Knows no torch.
 """

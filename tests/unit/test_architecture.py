@@ -57,6 +57,23 @@ def test_the_web_process_never_imports_torch(module: str) -> None:
     assert finished.returncode == 0, finished.stderr[-500:]
 
 
+def test_building_and_updating_the_page_never_imports_torch(home: Path) -> None:
+    code = """
+import sys
+from i2v.service import Service
+from i2v.settings import Settings
+from i2v.api import create_app
+from i2v.ui.panel import idle_panel
+service = Service(Settings.from_environment())
+create_app(service)
+service.models(), service.doctor(), service.history(), idle_panel()
+service.close()
+sys.exit("torch" in sys.modules)
+"""
+    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr[-500:]
+
+
 @pytest.mark.parametrize("folder", ["media", "jobs"])
 def test_lower_rooms_know_neither_torch_nor_gradio(folder: str) -> None:
     for path in (PACKAGE / folder).rglob("*.py"):

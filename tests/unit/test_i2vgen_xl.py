@@ -226,12 +226,6 @@ def test_preview_is_a_few_small_frames(pipeline: Pipeline, num_frames: int, show
     assert small.std() > 1
 
 
-def test_prompt_tokens_are_counted_with_their_marks(pipeline: Pipeline) -> None:
-    assert pipeline.prompt_tokens("") == (2, 77)
-    assert pipeline.prompt_tokens("cat, dog") == (9, 77)
-    assert pipeline.prompt_tokens("word " * 100) == (402, 77)
-
-
 def _remove_part(folder: Path) -> None:
     shutil.rmtree(folder / "vae")
 
