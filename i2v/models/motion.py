@@ -132,7 +132,7 @@ class MotionRenderer(ConfigMixin):
         self.field_scale = torch.tensor(field_scale)
 
     def to_latents(self, field: torch.Tensor) -> torch.Tensor:
-        """Scale a field (B, 4, K, g, g) to latents of about unit size."""
+        """Scale a field (B, 4, K, g, g) to latents of about unit size. No scale may be zero (a channel left out)."""
         return field / self.field_scale.to(field).view(1, 4, 1, 1, 1)
 
     def to_field(self, latents: torch.Tensor) -> torch.Tensor:

@@ -105,13 +105,17 @@ class LocalExecutor:
             except subprocess.TimeoutExpired:
                 process.kill()
         process.wait()
-        if process.stdin:
+        self._close_input()
+
+    def _close_input(self) -> None:
+        if self._process and self._process.stdin:
             try:
-                process.stdin.close()
+                self._process.stdin.close()
             except OSError:  # the other end is gone; nothing is left to say
                 _log.debug("the worker's input was already closed")
 
     def _spawn(self) -> None:
+        self._close_input()  # of the worker before, if there was one
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *_python_path()]),
             "I2V_LOG_LEVEL": self._log_level,

@@ -14,8 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-
+from i2v.devices import process_started
 from i2v.jobs.model import JobState
 from i2v.jobs.store import JobStore
 
@@ -34,7 +33,7 @@ def submits_for_ever(path: Path, say: Say) -> None:
 
 def claims_all(path: Path, say: Say) -> None:
     store = JobStore(path, clock=time.monotonic)
-    while job := store.claim("web", os.getpid(), psutil.Process().create_time()):
+    while job := store.claim("web", os.getpid(), process_started()):
         say(job.id)
         time.sleep(0.002)
         assert store.finish(job.id, job.attempt, JobState.DONE)
@@ -43,7 +42,7 @@ def claims_all(path: Path, say: Say) -> None:
 def submits_two_and_claims_one(path: Path, say: Say) -> None:
     store, runner = JobStore(path), f"cli:{os.getpid()}"
     two = [store.submit({}, name, runner).id for name in ("a.png", "b.png")]
-    store.claim(runner, os.getpid(), psutil.Process().create_time())
+    store.claim(runner, os.getpid(), process_started())
     for job_id in two:
         say(job_id)
     time.sleep(60)

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 import i2v
+from i2v.devices import process_exists
 from i2v.jobs.model import JobState
 from i2v.jobs.store import JobStore
 
@@ -69,12 +69,6 @@ class Crowd:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "jobs.sqlite3"
-
-
-def _is_alive(pid: int, started: float) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return abs(psutil.Process(pid).create_time() - started) < 1.0
-    return False
 
 
 def test_four_processes_that_start_at_once_migrate_once(path: Path) -> None:
@@ -135,10 +129,10 @@ def test_the_jobs_of_a_killed_command_end_with_a_reason(path: Path) -> None:
         command.go()
         words = command.words()
         (_, running), (_, queued) = next(words), next(words)
-        assert store.requeue_or_fail_orphans(_is_alive) == []
+        assert store.requeue_or_fail_orphans(process_exists) == []
         os.kill(command.pids[0], signal.SIGKILL)
         assert command.failures() == 1
-    ended = store.requeue_or_fail_orphans(_is_alive)
+    ended = store.requeue_or_fail_orphans(process_exists)
     assert [(job.id, job.state, (job.error or {})["kind"]) for job in ended] == [
         (running, JobState.FAILED, "WorkerDiedError"),
         (queued, JobState.CANCELLED, "Cancelled"),
