@@ -44,6 +44,8 @@ def launch(settings: Settings, options: LaunchOptions) -> None:
 
     app = create_app(Service(settings), Login(*login) if login else None, _allowed_hosts(options))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+    # Open pages hold streams; that they are cut when the person stops i2v is nothing to report.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)
     port = listener.getsockname()[1]
     shown_host = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host
     shown_host = f"[{shown_host}]" if ":" in shown_host else shown_host

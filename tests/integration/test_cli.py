@@ -107,6 +107,7 @@ def test_interrupting_cancels_and_exits_130(home: Path, photo: Path, tmp_path: P
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
     )
     deadline = time.monotonic() + 60
     while not list((home / "jobs").glob("*/preview.webp")) and time.monotonic() < deadline:
