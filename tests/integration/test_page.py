@@ -243,17 +243,19 @@ def test_a_transparent_picture_is_laid_on_white_and_a_false_one_refused(page: Pa
     expect(page.locator("#picture")).to_contain_text("not a picture")
 
 
-def test_a_file_of_the_machine_is_not_taken_for_an_upload(app: App, photo: Path) -> None:
+def test_a_file_of_the_machine_is_not_taken_for_an_upload(app: App, photo: Path, tmp_path: Path) -> None:
+    private = tmp_path / "private.jpg"
+    shutil.copy(photo, private)
     client = Client(app.url, verbose=False)
     start = next(d for d in client.config["dependencies"] if len(d["inputs"]) > 10 and d["targets"][0][1] == "click")
     components = {c["id"]: c for c in client.config["components"]}
     values = [components[i]["props"].get("value") for i in start["inputs"]]
-    values[0] = {"path": str(photo), "meta": {"_type": "gradio.FileData"}}
+    values[0] = {"path": str(private), "meta": {"_type": "gradio.FileData"}}
     values[1] = "pan left"
     body = {"data": values, "fn_index": start["id"], "session_hash": "x"}
     answer = httpx.post(f"{app.url}/gradio_api/queue/join", json=body)
     assert answer.status_code >= 400, answer.text
-    assert not list((app.home / "tmp").rglob(photo.name))
+    assert not list((app.home / "tmp").rglob(private.name))
 
 
 def test_other_sites_cannot_send_here(app: App) -> None:
