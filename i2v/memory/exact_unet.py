@@ -24,6 +24,7 @@ from diffusers.models.resnet import ResnetBlock2D, Upsample2D
 from diffusers.models.unets.unet_3d_condition import UNet3DConditionOutput
 from torch import Tensor, nn
 
+from i2v.memory.count import main_memory
 from i2v.memory.exact_layers import frame_wise, rows_per_piece, temporal_attention, temporal_convolution
 from i2v.memory.pieces import pieces
 
@@ -77,7 +78,7 @@ class _Skip:
     is_parked: bool
 
     def frames(self, part: slice) -> Tensor:
-        return self.states[part].to(self.device, non_blocking=True)
+        return self.states[part].to(self.device, non_blocking=True, copy=self.is_parked)
 
 
 class ExactForward:
@@ -303,6 +304,7 @@ class _Run:
     def _push(self, hidden: Tensor) -> None:
         states = hidden
         if self._how.parks_skips:
-            states = torch.empty(hidden.shape, dtype=hidden.dtype, pin_memory=hidden.is_cuda)
+            with main_memory():
+                states = torch.empty(hidden.shape, dtype=hidden.dtype, pin_memory=hidden.is_cuda)
             states.copy_(hidden)
         self.skips.append(_Skip(states, hidden.device, self._how.parks_skips))
