@@ -5,18 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import re
 import shutil
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import psutil
 
 __all__ = [
     "Gpu",
     "Memory",
+    "first_visible_gpu",
     "free_disk_bytes",
     "gpus",
     "machine_memory",
@@ -30,13 +35,21 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA card as the driver reports it, all processes counted."""
+    """One NVIDIA card as the driver reports it, all processes counted; what it does not tell is "", None or 0.
+
+    `index` counts by PCI bus. `speed_core_mhz`: CUDA cores times their highest clock. `mine_bytes`: held by the
+    processes that were asked about, a part of `used_bytes`.
+    """
 
     index: int
     name: str
     driver: str
     total_bytes: int
     used_bytes: int
+    uuid: str = ""
+    capability: tuple[int, int] | None = None
+    speed_core_mhz: int = 0
+    mine_bytes: int = 0
 
     @property
     def free_bytes(self) -> int:
@@ -57,9 +70,12 @@ class Memory:
 
 @lru_cache(maxsize=1)
 def _nvml() -> ModuleType | None:
-    """Return the initialised NVML binding, or None on a machine without an NVIDIA driver."""
-    import pynvml
-
+    """Return the initialised NVML binding, or None without it or on a machine without an NVIDIA driver."""
+    try:
+        import pynvml
+    except ImportError as error:
+        _log.warning("NVIDIA cards cannot be seen, for the package nvidia-ml-py is not installed: %s", error)
+        return None
     binding: ModuleType = pynvml
     try:
         pynvml.nvmlInit()
@@ -69,22 +85,94 @@ def _nvml() -> ModuleType | None:
     return binding
 
 
-def gpus() -> list[Gpu]:
-    """Return the NVIDIA cards, none on a machine without a driver."""
+@lru_cache(maxsize=256)
+def _log_once(level: int, sentence: str) -> None:
+    _log.log(level, sentence)  # the page asks twice a second
+
+
+def _ask(nvml: ModuleType, function: str, *arguments: Any, level: int = logging.INFO) -> Any:
+    """Return what the driver answers, or None where it does not tell; said once in the log."""
+    try:
+        return getattr(nvml, function)(*arguments)
+    except _refusals(nvml) as error:
+        _log_once(level, f"the NVIDIA driver does not answer {function}: {error}")
+        return None
+
+
+def _refusals(nvml: ModuleType) -> tuple[type[Exception], ...]:
+    return nvml.NVMLError, nvml.NVMLLibraryMismatchError  # the second, no NVMLError: a driver older than the binding
+
+
+def gpus(own_pids: Collection[int] = ()) -> list[Gpu]:
+    """Return the NVIDIA cards by PCI bus, none on a machine without a driver.
+
+    A card whose memory cannot be read, for example because it fell off the bus, is left out. `own_pids`: the processes
+    whose memory is counted as `mine_bytes`.
+    """
     nvml = _nvml()
     if nvml is None:
         return []
-    found = []
-    driver = str(nvml.nvmlSystemGetDriverVersion())
-    for index in range(nvml.nvmlDeviceGetCount()):
-        try:
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            memory, name = nvml.nvmlDeviceGetMemoryInfo(handle), str(nvml.nvmlDeviceGetName(handle))
-        except nvml.NVMLError as error:  # a card that fell off the bus must not take the page along
-            _log.warning("card %d cannot be read: %s", index, error)
-            continue
-        found.append(Gpu(index, name, driver, int(memory.total), int(memory.used)))
-    return found
+    count = _ask(nvml, "nvmlDeviceGetCount", level=logging.WARNING) or 0
+    driver = _text(_ask(nvml, "nvmlSystemGetDriverVersion")) or "not available"
+    cards = (_read_card(nvml, index, driver, own_pids) for index in range(count))
+    return [card for card in cards if card]
+
+
+def _read_card(nvml: ModuleType, index: int, driver: str, own_pids: Collection[int]) -> Gpu | None:
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    except _refusals(nvml) as error:
+        _log_once(logging.WARNING, f"card {index} cannot be read and is left out: {error}")
+        return None
+    capability = _ask(nvml, "nvmlDeviceGetCudaComputeCapability", handle)
+    cores = _ask(nvml, "nvmlDeviceGetNumGpuCores", handle) or 0
+    clock_mhz = _ask(nvml, "nvmlDeviceGetMaxClockInfo", handle, nvml.NVML_CLOCK_SM) or 0
+    processes = (_ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or []) if own_pids else []
+    return Gpu(
+        index,
+        _text(_ask(nvml, "nvmlDeviceGetName", handle)) or "NVIDIA card",
+        driver,
+        int(memory.total),
+        int(memory.used),
+        uuid=_text(_ask(nvml, "nvmlDeviceGetUUID", handle)),
+        capability=(int(capability[0]), int(capability[1])) if capability else None,
+        speed_core_mhz=int(cores) * int(clock_mhz),
+        mine_bytes=sum(process.usedGpuMemory or 0 for process in processes if process.pid in own_pids),
+    )
+
+
+def _text(answer: Any) -> str:
+    return answer.decode(errors="replace") if isinstance(answer, bytes) else str(answer or "")
+
+
+def first_visible_gpu(cards: Sequence[Gpu], environ: Mapping[str, str] = os.environ) -> Gpu | None:
+    """Return the card that CUDA will call device 0, or None where CUDA_VISIBLE_DEVICES hides them all.
+
+    CUDA counts the fastest card first unless CUDA_DEVICE_ORDER is PCI_BUS_ID; its measure is not documented, cores
+    times clock stands for it here. CUDA_VISIBLE_DEVICES lists indices in that order, or the beginnings of UUIDs; the
+    first entry without a card ends the list, a card named twice empties it (CUDA C++ programming guide, environment
+    variables; torch.cuda._parse_visible_devices). Parts of a card (MIG) are not cards.
+    """
+    by_bus = sorted(cards, key=lambda card: card.index)
+    in_order = by_bus
+    if environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+        in_order = sorted(by_bus, key=lambda card: -card.speed_core_mhz)
+    entries = environ.get("CUDA_VISIBLE_DEVICES")
+    if entries is None:
+        return in_order[0] if in_order else None
+    named = (_named_card(entry.strip(), in_order) for entry in entries.split(","))
+    visible = list(takewhile(lambda card: card is not None, named))
+    return visible[0] if visible and len(set(visible)) == len(visible) else None
+
+
+def _named_card(entry: str, in_order: Sequence[Gpu]) -> Gpu | None:
+    if entry.startswith("GPU-"):
+        found = [card for card in in_order if card.uuid.startswith(entry)]
+        return found[0] if len(found) == 1 else None
+    number = re.match(r"\+?[0-9]+", entry)  # as strtoul reads it: what follows the digits is ignored
+    position = int(number[0]) if number else len(in_order)
+    return in_order[position] if position < len(in_order) else None
 
 
 def machine_memory() -> Memory:

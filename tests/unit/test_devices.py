@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from i2v import devices
+from i2v.devices import Gpu, first_visible_gpu
 from i2v.jobs.model import Job, JobState
 from i2v.service import Snapshot
 from i2v.ui.panel import idle_panel, job_panel
@@ -17,20 +19,58 @@ from i2v.ui.panel import idle_panel, job_panel
 GIB = 1 << 30
 
 
-@pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Refused(Exception):
-        pass
+class Refused(Exception):
+    pass
 
-    driver = SimpleNamespace(
-        NVMLError=Refused,
-        nvmlSystemGetDriverVersion=lambda: "570.1",
-        nvmlDeviceGetCount=lambda: 1,
-        nvmlDeviceGetHandleByIndex=lambda index: index,
-        nvmlDeviceGetMemoryInfo=lambda _: SimpleNamespace(total=12 * GIB, used=3 * GIB),
-        nvmlDeviceGetName=lambda _: "NVIDIA GeForce RTX 3060",
-    )
+
+class TooOld(Exception):
+    pass
+
+
+class Driver:
+    """A pretended NVML: one RTX 3060. Functions named in `broken` raise, as each of the real ones may."""
+
+    NVMLError, NVMLLibraryMismatchError, NVML_CLOCK_SM = Refused, TooOld, 1
+
+    def __init__(self) -> None:
+        self.cards = 1
+        self.broken: dict[str, Exception] = {}
+        self.processes = [
+            SimpleNamespace(pid=10, usedGpuMemory=2 * GIB),
+            SimpleNamespace(pid=11, usedGpuMemory=GIB // 2),
+            SimpleNamespace(pid=12, usedGpuMemory=None),  # as Windows answers
+        ]
+        self.answers: dict[str, Any] = {
+            "nvmlSystemGetDriverVersion": "570.1",
+            "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=12 * GIB, used=3 * GIB),
+            "nvmlDeviceGetName": "NVIDIA GeForce RTX 3060",
+            "nvmlDeviceGetUUID": b"GPU-3060",
+            "nvmlDeviceGetCudaComputeCapability": (8, 6),
+            "nvmlDeviceGetNumGpuCores": 3584,
+            "nvmlDeviceGetMaxClockInfo": 2100,
+        }
+
+    def __getattr__(self, function: str) -> Any:
+        def answer(*arguments: Any) -> Any:
+            if function in self.broken:
+                raise self.broken[function]
+            if function == "nvmlDeviceGetCount":
+                return self.cards
+            if function == "nvmlDeviceGetHandleByIndex":
+                return arguments[0]
+            if function == "nvmlDeviceGetComputeRunningProcesses":
+                return self.processes
+            return self.answers[function]
+
+        return answer
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    driver = Driver()
+    devices._log_once.cache_clear()
     monkeypatch.setattr(devices, "_nvml", lambda: driver)
+    return driver
 
 
 @pytest.mark.usefixtures("card")
@@ -40,6 +80,116 @@ def test_a_card_is_read_through_the_driver_and_shown_as_vram() -> None:
     memory = idle_panel()["memory"]
     assert memory["label"] == "NVIDIA GeForce RTX 3060"
     assert memory["device_used_bytes"] == 3 * GIB
+
+
+def test_a_card_says_what_it_can_do_and_who_it_is(card: Driver) -> None:
+    (gpu,) = devices.gpus()
+    assert (gpu.capability, gpu.uuid, gpu.speed_core_mhz, gpu.driver) == ((8, 6), "GPU-3060", 3584 * 2100, "570.1")
+
+
+@pytest.mark.parametrize(
+    ("own_pids", "held"), [((), 0), ((10,), 2 * GIB), ((10, 11), 2 * GIB + GIB // 2), ((12,), 0), ((99,), 0)]
+)
+def test_memory_of_own_processes_is_told_apart(card: Driver, own_pids: tuple[int, ...], held: int) -> None:
+    (gpu,) = devices.gpus(own_pids)
+    assert (gpu.mine_bytes, gpu.used_bytes) == (held, 3 * GIB)
+
+
+@pytest.mark.parametrize("error", [Refused("not supported"), TooOld("too old a driver")], ids=["refused", "too-old"])
+@pytest.mark.parametrize(
+    ("function", "field", "value"),
+    [
+        ("nvmlSystemGetDriverVersion", "driver", "not available"),
+        ("nvmlDeviceGetName", "name", "NVIDIA card"),
+        ("nvmlDeviceGetUUID", "uuid", ""),
+        ("nvmlDeviceGetCudaComputeCapability", "capability", None),
+        ("nvmlDeviceGetNumGpuCores", "speed_core_mhz", 0),
+        ("nvmlDeviceGetMaxClockInfo", "speed_core_mhz", 0),
+        ("nvmlDeviceGetComputeRunningProcesses", "mine_bytes", 0),
+    ],
+)
+def test_what_the_driver_does_not_tell_is_left_open(
+    card: Driver, function: str, field: str, value: object, error: Exception
+) -> None:
+    card.broken[function] = error
+    (gpu,) = devices.gpus(own_pids=(10,))
+    assert getattr(gpu, field) == value
+    assert gpu.free_bytes == 9 * GIB
+
+
+@pytest.mark.parametrize("function", ["nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex", "nvmlDeviceGetMemoryInfo"])
+def test_an_unreadable_card_is_left_out_with_one_warning_for_all_polls(
+    card: Driver, function: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    card.broken[function] = Refused("fell off the bus")
+    assert devices.gpus() == []
+    assert devices.gpus() == []
+    assert "RAM" in idle_panel()["memory"]["label"]
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "fell off the bus" in record.message
+
+
+def test_without_the_binding_there_is_no_card_and_one_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    devices._nvml.cache_clear()
+    try:
+        assert devices.gpus() == devices.gpus() == []
+    finally:
+        devices._nvml.cache_clear()
+    (record,) = caplog.records
+    assert "nvidia-ml-py" in record.message
+
+
+SLOW = Gpu(0, "GT 1030", "570.1", 2 * GIB, 0, uuid="GPU-aa11-1", speed_core_mhz=384 * 1500)
+FAST = Gpu(1, "RTX 3090", "570.1", 24 * GIB, 0, uuid="GPU-bb22-2", speed_core_mhz=10496 * 2100)
+SAME = Gpu(2, "RTX 3090", "570.1", 24 * GIB, 0, uuid="GPU-bb22-3", speed_core_mhz=10496 * 2100)
+BY_BUS = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, FAST),
+        ("0", FAST),
+        ("1", SAME),
+        ("2", SLOW),
+        (" 2 , 0", SLOW),
+        ("1gpu", SAME),
+        ("+2", SLOW),
+        ("0,-1,2", FAST),
+        ("0,0", None),
+        ("0,GPU-bb22-2", None),  # the same card twice
+        ("", None),
+        ("-1", None),
+        ("-1,0", None),
+        ("3", None),
+        ("none", None),
+        ("GPU-aa11-1", SLOW),
+        ("GPU-a", SLOW),
+        ("GPU-bb22-3,GPU-aa", SAME),
+        ("GPU-bb22", None),  # two cards begin so
+        ("GPU-cc", None),
+        ("MIG-bb22", None),
+    ],
+)
+def test_the_first_visible_card_is_the_one_cuda_calls_0(visible: str | None, expected: Gpu | None) -> None:
+    environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert first_visible_gpu([SLOW, FAST, SAME], environ) == expected
+    assert first_visible_gpu([SAME, FAST, SLOW], environ) == expected
+
+
+@pytest.mark.parametrize(("visible", "expected"), [(None, SLOW), ("0", SLOW), ("1", FAST), ("GPU-bb22-3", SAME)])
+def test_cards_are_counted_by_bus_where_cuda_is_told_to(visible: str | None, expected: Gpu) -> None:
+    environ = BY_BUS if visible is None else BY_BUS | {"CUDA_VISIBLE_DEVICES": visible}
+    assert first_visible_gpu([SLOW, FAST, SAME], environ) == expected
+
+
+def test_no_cards_no_visible_card() -> None:
+    assert first_visible_gpu([], {}) is None
+    assert first_visible_gpu([], {"CUDA_VISIBLE_DEVICES": "0"}) is None
 
 
 def test_without_a_card_the_panel_shows_ram_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
