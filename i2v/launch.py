@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from i2v.errors import InputError
 from i2v.settings import Settings
+from i2v.tiers import load_tiers
 
 __all__ = ["LaunchOptions", "launch"]
 
@@ -31,7 +32,8 @@ class LaunchOptions:
 
 
 def launch(settings: Settings, options: LaunchOptions) -> None:
-    """Serve until interrupted. Raises InputError for a port in use or a malformed login."""
+    """Serve until interrupted. Raises InputError for a port in use, a malformed login or a broken configuration."""
+    load_tiers()  # before anything is opened: the page would find out only when it is asked for
     login = _login(options)
     listener = _listen(options.host, options.port)
     settings.make_folders()
