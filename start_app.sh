@@ -2,6 +2,7 @@
 # Installs i2v into .venv when something changed, looks at the machine, and serves the page.
 #   ./start_app.sh [--check] [--share] [--port N] [--host H] [--auth user:password]
 # --check stops after the report on the machine.
+# CHUNK_SIZE=4 USE_FP16=true ./start_app.sh fixes how jobs are run (or USE_BF16); i2v chooses for each job otherwise.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -27,6 +28,7 @@ if ! cmp -s requirements.txt .venv/installed.txt; then
   cp requirements.txt .venv/installed.txt
 fi
 
+.venv/bin/python -m i2v.startup
 status=0
 .venv/bin/python -m i2v doctor || status=$?
 if [ "$check" = yes ]; then exit "$status"; fi

@@ -12,12 +12,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "i2v"
 ROWS = [
-    {"errors", "request", "presets", "settings"},
+    {"errors", "request", "presets", "settings", "tiers"},
     {"media", "jobs", "devices"},
     {"models", "memory", "engine", "builtin"},
     {"worker"},
     {"service"},
-    {"ui", "api", "cli", "launch", "__main__"},
+    {"ui", "api", "cli", "cli_forecast", "launch", "startup", "__main__"},
 ]
 
 
@@ -50,7 +50,7 @@ def test_imports_point_to_the_same_row_or_above(path: Path) -> None:
     assert not wrong, f"{path} imports {wrong} from below"
 
 
-@pytest.mark.parametrize("module", ["i2v.service", "i2v.ui.page", "i2v.cli", "i2v.api", "i2v.launch"])
+@pytest.mark.parametrize("module", ["i2v.service", "i2v.ui.page", "i2v.cli", "i2v.api", "i2v.launch", "i2v.startup"])
 def test_the_web_process_never_imports_torch(module: str) -> None:
     code = f"import {module}, sys; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
