@@ -1,4 +1,4 @@
-"""The command line: `python -m i2v generate | inspect | models | doctor`.
+"""The command line: `python -m i2v generate | forecast | models | doctor | bench | inspect`.
 
 Exit status: 0 done, 1 failed, 2 bad input (one line says what and how to mend it), 130 cancelled. With --json one JSON
 object goes to standard output and nothing else; everything else goes to standard error.
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from i2v import __version__
+from i2v.cli_forecast import add_commands
 from i2v.errors import Cancelled, I2VError, InputError, StorageError
 from i2v.jobs.model import JobState
 from i2v.media.formats import read_request
@@ -26,6 +27,8 @@ from i2v.settings import Settings, set_up_logging
 
 __all__ = ["main"]
 
+# Of the picture and the machine that a video was made with, not of the video.
+_NOT_REUSED = ("image_sha256", "formats", "chunk_frames", "vram_gib")
 _SUFFIX_FORMATS = {".mp4": None, ".gif": "gif", ".webp": "webp", ".zip": "png"}
 
 
@@ -71,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--seed", type=int, metavar="S", help="default: random")
     generate.add_argument("--fps", type=int, metavar="N")
     generate.add_argument("--negative", metavar="PROMPT", help="what should not happen")
-    generate.add_argument("--precision", choices=("auto", "fp32", "fp16", "bf16"))
+    generate.add_argument("--precision", choices=("auto", "fp32", "fp16", "bf16", "fp8", "int8", "nf4"))
+    generate.add_argument("--vram", type=float, metavar="GiB", help="use at most this much of the card")
+    generate.add_argument("--chunk", type=int, metavar="N", help="frames worked on at a time; default: what fits")
     generate.add_argument(
         "--settings",
         type=Path,
@@ -87,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     models = commands.add_parser("models", parents=[common], help="list the models, or download one")
     models.add_argument("--download", metavar="NAME")
     models.set_defaults(run=_models)
+
+    add_commands(commands, common)
 
     doctor = commands.add_parser("doctor", parents=[common], help="show what the machine has and what is wrong")
     doctor.set_defaults(run=_doctor)
@@ -134,6 +141,8 @@ def _request_values(args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         "fps": args.fps,
         "precision": args.precision,
+        "vram_gib": args.vram,
+        "chunk_frames": args.chunk,
     }
     if args.size:
         flags["width"], flags["height"] = parse_size(args.size)
@@ -154,7 +163,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
             raise InputError(f"{path} cannot be read: {error.strerror}") from error
         except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is not the JSON that inspect prints") from error
-    return {name: value for name, value in request.items() if name not in ("image_sha256", "formats")}
+    return {name: value for name, value in request.items() if name not in _NOT_REUSED}
 
 
 def _formats_for(output: Path) -> tuple[str, ...]:

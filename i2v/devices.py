@@ -26,6 +26,7 @@ __all__ = [
     "gpus",
     "machine_memory",
     "process_exists",
+    "process_memory_bytes",
     "process_started",
     "versions",
 ]
@@ -195,6 +196,14 @@ def process_started(pid: int | None = None) -> float:
     """
     created = float(psutil.Process(pid or os.getpid()).create_time())
     return created - float(psutil.boot_time()) if psutil.LINUX else created
+
+
+def process_memory_bytes(pid: int) -> int:
+    """Return the main memory that a process holds; 0 when it is gone."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
 
 
 def process_exists(pid: int, started: float) -> bool:

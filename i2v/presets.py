@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -75,7 +75,8 @@ class ModelPreset(_Strict):
     num_inference_steps: Bounds
     guidance_scale: Bounds
     defaults: Defaults
-    precisions: tuple[Literal["fp32", "fp16", "bf16"], ...]
+    precisions: tuple[Literal["fp32", "fp16", "bf16", "fp8", "int8", "nf4"], ...]
+    architecture: dict[str, dict[str, Any]] = Field(default={})
     example_prompts: tuple[str, ...] = Field(default=())
 
     @property

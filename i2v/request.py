@@ -15,18 +15,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from i2v.errors import InputError
 from i2v.presets import ModelPreset, preset_named
 
-__all__ = ["MAX_SEED", "GenerationRequest", "build_request", "match_picture", "parse_size"]
+__all__ = ["MAX_SEED", "GenerationRequest", "build_request", "check_vram", "match_picture", "match_square", "parse_size"]
 
 MAX_SEED = 2**63 - 1
 Format = Literal["gif", "webp", "png"]
-Precision = Literal["auto", "fp32", "fp16", "bf16"]
+Precision = Literal["auto", "fp32", "fp16", "bf16", "fp8", "int8", "nf4"]
 
 
 class GenerationRequest(BaseModel):
     """One video, completely described except for the picture itself, which is named by its hash.
 
     `width` and `height` in pixels; `formats` are written besides the MP4. The same request, picture and i2v version
-    give the same frames.
+    give the same frames. `chunk_frames` and `vram_gib` say how it is to be run, None as i2v sees fit: frames worked on
+    at a time, and how much of the card may be used.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -44,6 +45,8 @@ class GenerationRequest(BaseModel):
     precision: Precision = "auto"
     formats: tuple[Format, ...] = ()
     image_sha256: str = ""
+    chunk_frames: int | None = None
+    vram_gib: float | None = None
 
 
 def match_picture(preset: ModelPreset, width: int, height: int, short_side_px: int | None = None) -> tuple[int, int]:
@@ -55,11 +58,24 @@ def match_picture(preset: ModelPreset, width: int, height: int, short_side_px: i
     return _nearest(preset, width * scale), _nearest(preset, height * scale)
 
 
+def match_square(preset: ModelPreset) -> tuple[int, int]:
+    """Return the (width, height) of a square picture at the model's own short side."""
+    return match_picture(preset, 1, 1)
+
+
 def _nearest(preset: ModelPreset, side: float) -> int:
     multiple = preset.size_multiple
     low = math.ceil(preset.side_px.low / multiple) * multiple
     high = math.floor(preset.side_px.high / multiple) * multiple
     return int(min(high, max(low, round(side / multiple) * multiple)))
+
+
+def check_vram(vram_gib: float) -> None:
+    """Raise InputError unless this can be the size of a card in GiB."""
+    if not math.isfinite(vram_gib) or vram_gib <= 0 or vram_gib > 1024:
+        raise InputError(
+            f"the VRAM must be a number of GiB above 0 and at most 1024, not {vram_gib:g}", "For example: 8", "vram_gib"
+        )
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -112,6 +128,12 @@ def _check_limits(request: GenerationRequest, preset: ModelPreset) -> None:
         )
     if not 0 <= request.seed <= MAX_SEED:
         raise InputError(f"the seed must be between 0 and {MAX_SEED}, not {request.seed}", field="seed")
+    if request.chunk_frames is not None and request.chunk_frames < 1:
+        raise InputError(
+            f"a chunk must have at least 1 frame, not {request.chunk_frames}", "For example: 4", "chunk_frames"
+        )
+    if request.vram_gib is not None:
+        check_vram(request.vram_gib)
     if request.precision != "auto" and request.precision not in preset.precisions:
         raise InputError(
             f"{preset.name} does not run in {request.precision}",

@@ -19,6 +19,7 @@ from i2v import devices
 from i2v.errors import I2VError, InputError, ModelFilesError, StorageError
 from i2v.jobs.model import TERMINAL, Job, JobState
 from i2v.jobs.store import JobStore
+from i2v.memory.ladder import Ladder
 from i2v.media.image import load_picture, picture_sha256, save_png
 from i2v.models import download
 from i2v.models.files import check_folder
@@ -28,6 +29,7 @@ from i2v.request import GenerationRequest, build_request
 from i2v.settings import Settings
 from i2v.worker.dispatcher import Dispatcher, LiveJob
 from i2v.worker.executor import LocalExecutor
+from i2v.worker.forecaster import Forecaster
 
 __all__ = ["ModelState", "Service", "Snapshot"]
 
@@ -87,7 +89,9 @@ class Service:
         settings.make_folders()
         self.settings, self.runner = settings, runner
         self._store = JobStore(settings.database)
-        self._dispatcher = Dispatcher(self._store, LocalExecutor(settings.log_level), settings, runner)
+        executor = LocalExecutor(settings.log_level)
+        self._dispatcher = Dispatcher(self._store, executor, settings, runner)
+        self._forecaster = Forecaster(self._store, settings.home, lambda: executor.pid)
 
     def start(self) -> None:
         """Settle what an earlier process left behind, then begin to run jobs."""
@@ -102,13 +106,14 @@ class Service:
     def close(self) -> None:
         """Stop running jobs and release everything."""
         self._dispatcher.close()
+        self._forecaster.close()
         self._store.close()
 
     # Submitting
 
     def check(self, values: Mapping[str, Any], image_size: tuple[int, int]) -> GenerationRequest:
         """Return the complete request, or raise InputError naming the field and the remedy."""
-        request = build_request(values, image_size)
+        request = self._build(values, image_size)
         preset = preset_named(request.model)
         folder = download.model_folder(preset, self.settings.home)
         if not folder.is_dir():
@@ -120,6 +125,33 @@ class Service:
         check_folder(folder)
         self._check_prompts(request, preset)
         return request
+
+    def _build(self, values: Mapping[str, Any], image_size: tuple[int, int]) -> GenerationRequest:
+        """Build a request in which what the environment fixes stands where nothing was said."""
+        fixed = {"chunk_frames": self.settings.chunk_frames, "precision": self.settings.precision}
+        said = {name: value for name, value in values.items() if value not in (None, "auto")}
+        return build_request({k: v for k, v in fixed.items() if v is not None} | said, image_size)
+
+    def forecast(
+        self, values: Mapping[str, Any], image_size: tuple[int, int], wait: bool = False, pretend: bool = False
+    ) -> Ladder | None:
+        """Return the ladder of plans for these settings as the machine is now, before anything is submitted.
+
+        None while the model's memory is still being traced, unless told to `wait`. With `pretend`, `vram_gib` is a card
+        that need not be there. Raises InputError for settings that cannot be.
+        """
+        return self._forecaster.ladder(self._build(values, image_size), wait, pretend)
+
+    def _check_fits(self, request: GenerationRequest) -> None:
+        ladder = self._forecaster.ladder(request)
+        if ladder is None or ladder.chosen:
+            return  # while nothing is known yet, the worker finds out
+        flags = [suggestion.flag for suggestion in ladder.suggestions()]
+        raise InputError(
+            f"this does not fit: {ladder.smallest.plan.reason.rstrip('.')}",
+            f"What fits: {', or '.join(flags)}." if flags else "Close other programs, or choose a smaller model.",
+            field="width",
+        )
 
     def _check_prompts(self, request: GenerationRequest, preset: ModelPreset) -> None:
         folder = download.model_folder(preset, self.settings.home) / "tokenizer"
@@ -146,6 +178,7 @@ class Service:
         picture = load_picture(image)
         request = self.check(values, picture.size)
         request = request.model_copy(update={"image_sha256": picture_sha256(picture)})
+        self._check_fits(request)
         self._check_disk(request)
         job_id = secrets.token_hex(16)
         folder = self.settings.job_folder(job_id)
@@ -237,7 +270,9 @@ class Service:
         self, name: str, progress: Callable[[int, int], None], cancelled: Callable[[], bool] = lambda: False
     ) -> Path:
         """Fetch a model's files; goes on where an interrupted download stopped. Raises ModelFilesError."""
-        return download.download(preset_named(name), self.settings.home, progress, cancelled)
+        folder = download.download(preset_named(name), self.settings.home, progress, cancelled)
+        self._forecaster.forget()
+        return folder
 
     def doctor(self) -> dict[str, Any]:
         """Return what the machine has and what is wrong with it, each problem with its remedy."""

@@ -23,7 +23,8 @@ _log = logging.getLogger(__name__)
 
 
 def _key(request: GenerationRequest) -> str:
-    return hashlib.sha256(f"{__version__}\n{request.model_dump_json()}".encode()).hexdigest()
+    what = request.model_dump_json(exclude={"chunk_frames", "vram_gib"})  # how it is run does not change the result
+    return hashlib.sha256(f"{__version__}\n{what}".encode()).hexdigest()
 
 
 def save_latents(path: Path, request: GenerationRequest, latents: torch.Tensor) -> None:

@@ -17,7 +17,7 @@ _CPU = ("fp32", "bf16", "fp16", "fp8", "int8")  # fp16 is slow there: most CPUs 
 _ANY_CARD = ("fp32", "fp16", "fp8")  # fp8 is storage only: conversion is software, no fp8 hardware is needed
 _SINCE = {
     "bf16": (8, 0),  # in hardware since Ampere
-    "int8": (8, 0),  # computed in bf16, as fp16 overflows: precision.py
+    "int8": (8, 0),  # its fast way is computed in bf16: precision.py
     "nf4": (6, 0),  # bitsandbytes' oldest kernels (its README, "SM60+ minimum")
 }
 

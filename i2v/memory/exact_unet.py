@@ -103,13 +103,21 @@ class ExactForward:
         image_latents: Tensor,
         image_embeddings: Tensor,
         encoder_hidden_states: Tensor,
+        timestep_cond: Tensor | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
     ) -> UNet3DConditionOutput | tuple[Tensor]:
-        """Predict as `I2VGenXLUNet.forward` does. `sample`, `image_latents`: (B, C, F, h, w)."""
+        """Predict as `I2VGenXLUNet.forward` does. `sample`, `image_latents`: (B, C, F, h, w).
+
+        Raises ValueError for the two arguments that nobody in pieces knows, if they are given.
+        """
         if self.frames is None and self.weights is None:
             return self._plain(
-                sample, timestep, fps, image_latents, image_embeddings, encoder_hidden_states, return_dict=return_dict
-            )
+                sample, timestep, fps, image_latents, image_embeddings, encoder_hidden_states,
+                timestep_cond, cross_attention_kwargs, return_dict,
+            )  # fmt: skip
+        if timestep_cond is not None or cross_attention_kwargs:
+            raise ValueError("in pieces there is no timestep_cond and there are no cross_attention_kwargs")
         run = _Run(self._unet, min(self.frames or sample.shape[2], sample.shape[2]), sample.shape, self)
         prediction = run.predict(sample, timestep, fps, image_latents, image_embeddings, encoder_hidden_states)
         return UNet3DConditionOutput(sample=prediction) if return_dict else (prediction,)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from i2v.memory.plan import Plan
 from i2v.presets import ModelPreset
 from i2v.request import GenerationRequest
 
@@ -36,7 +37,7 @@ class Conditions:
 class ImageToVideo(ABC):
     """One loaded model: a denoiser, a scheduler, and the ways into and out of its latent space."""
 
-    denoiser: torch.nn.Module
+    denoiser: Any  # a torch.nn.Module; the engine's door stands in its place while a run goes on
     scheduler: Any
     device: torch.device
     dtype: torch.dtype
@@ -45,6 +46,12 @@ class ImageToVideo(ABC):
     @abstractmethod
     def load(cls, folder: Path, preset: ModelPreset, device: torch.device, dtype: torch.dtype) -> ImageToVideo:
         """Load every component from a local folder, safetensors only. Raises ModelFilesError."""
+
+    def arrange(self, plan: Plan) -> None:
+        """Take up how a plan wants the model run; possible between any two calls, also in the middle of denoising.
+
+        A family that has only one way to run ignores it.
+        """
 
     @abstractmethod
     def modules(self) -> dict[str, torch.nn.Module]:
@@ -63,8 +70,10 @@ class ImageToVideo(ABC):
         """Return the finished latents as this step's prediction foresees them, for the preview."""
 
     @abstractmethod
-    def decode(self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest) -> Iterator[np.ndarray]:
-        """Yield the frames in order as they come, each (H, W, 3) uint8."""
+    def decode(
+        self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest, first: int = 0
+    ) -> Iterator[np.ndarray]:
+        """Yield the frames from number `first` on, in order as they come, each (H, W, 3) uint8."""
 
     @abstractmethod
     def preview(self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest) -> np.ndarray:

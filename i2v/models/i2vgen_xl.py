@@ -5,7 +5,7 @@ guidance takes two calls instead of one batch of two, latents and scheduler stay
 and all noise is drawn on the CPU from the request's own generator. That generator is read in this order: first
 the noise of the picture's latent (`encode`), then the video's (`draw_latents`). Nothing else is random.
 
-Knows nothing of chunking, offloading or plans.
+How it is run (in pieces, with weights elsewhere) is in i2v/memory; `arrange` puts that to work.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from i2v.errors import ModelFilesError, NotFiniteError
+from i2v.memory.exact_unet import ExactForward, layers_in_order
+from i2v.memory.exact_vae import decode_in_bands, encode_in_bands
+from i2v.memory.placement import Placement
+from i2v.memory.plan import Plan
 from i2v.models.base import Conditions, ImageToVideo, draw_noise
 from i2v.models.files import component_folder
 from i2v.models.loading import load_scheduler, load_tokenizer, load_weights
@@ -113,7 +117,6 @@ def _to_frames(pictures: torch.Tensor) -> np.ndarray:
 class Pipeline(ImageToVideo):
     """I2VGen-XL."""
 
-    denoiser: I2VGenXLUNet
     scheduler: Scheduler
 
     def __init__(
@@ -128,9 +131,11 @@ class Pipeline(ImageToVideo):
     ):
         self.tokenizer, self.text_encoder = tokenizer, text_encoder
         self.picture_encoding, self.image_encoder = picture_encoding, image_encoder
-        self.vae, self.denoiser, self.scheduler = vae, unet, scheduler
+        self.vae, self.unet, self.denoiser, self.scheduler = vae, unet, unet, scheduler
         self.device, self.dtype = unet.device, unet.dtype
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self._exact, self._vae_rows = ExactForward(unet), None
+        self._placement = Placement(self.modules(), layers_in_order(unet), self.device)
 
     @classmethod
     def load(cls, folder: Path, preset: ModelPreset, device: torch.device, dtype: torch.dtype) -> Pipeline:
@@ -144,12 +149,24 @@ class Pipeline(ImageToVideo):
             load_scheduler(folder, "scheduler", _SCHEDULERS),
         )
 
+    def arrange(self, plan: Plan) -> None:
+        self._exact.frames, self._exact.parks_skips = plan.frames, plan.parks_skips
+        self._vae_rows = plan.vae_rows
+        if self.device != torch.device(plan.device):
+            self.device = torch.device(plan.device)
+            self._placement = Placement(self.modules(), layers_in_order(self.unet), self.device)
+            if plan.weights == "resident":
+                for module in self.modules().values():
+                    module.to(self.device)
+        self._placement.arrange(plan.weights)
+        self._exact.weights = self._placement.layer_stream
+
     def modules(self) -> dict[str, torch.nn.Module]:
         return {
             "text_encoder": self.text_encoder,
             "image_encoder": self.image_encoder,
             "vae": self.vae,
-            "unet": self.denoiser,
+            "unet": self.unet,
         }
 
     def encode(self, request: GenerationRequest, image: np.ndarray, generator: torch.Generator) -> Conditions:
@@ -172,11 +189,13 @@ class Pipeline(ImageToVideo):
         return Conditions(positive, negative)
 
     def _embed(self, prompt: str) -> torch.Tensor:
-        return encode_prompts(self.text_encoder, tokenize(self.tokenizer, [prompt]))
+        with self._placement.in_use("text_encoder"):
+            return encode_prompts(self.text_encoder, tokenize(self.tokenizer, [prompt]), self.device)
 
     def _embed_picture(self, image: np.ndarray) -> torch.Tensor:
         pixels = self.picture_encoding.pixels(image).to(self.device, self.dtype)
-        return self.image_encoder(pixels).image_embeds.unsqueeze(1)
+        with self._placement.in_use("image_encoder"):
+            return self.image_encoder(pixels).image_embeds.unsqueeze(1)
 
     def _image_latents(self, image: np.ndarray, num_frames: int, generator: torch.Generator) -> torch.Tensor:
         """Return the picture's latent as frame 0, then frames filled with their position in time, up to 1.
@@ -184,7 +203,11 @@ class Pipeline(ImageToVideo):
         Shape (1, C, F, h, w).
         """
         pixels = (_unit_range(image) * 2 - 1).to(self.device, self.dtype)
-        posterior = self.vae.encode(pixels).latent_dist
+        with self._placement.in_use("vae"):
+            if self._vae_rows:
+                posterior = encode_in_bands(self.vae, pixels, self._vae_rows)
+            else:
+                posterior = self.vae.encode(pixels).latent_dist
         noise = draw_noise(tuple(posterior.mean.shape), generator, self.device)
         first = (posterior.mean.float() + posterior.std.float() * noise) * self.vae.config.scaling_factor
         times = torch.arange(1, num_frames, device=self.device) / max(num_frames - 1, 1)
@@ -213,16 +236,29 @@ class Pipeline(ImageToVideo):
             return signal * seen - spoilt * noise
         return (seen - spoilt * noise) / max(signal, 1e-4)
 
-    def decode(self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest) -> Iterator[np.ndarray]:
-        for latent in latents[0].unbind(dim=1):
-            scaled = (latent.unsqueeze(0) / self.vae.config.scaling_factor).to(self.dtype)
-            picture = self.vae.decode(scaled).sample.float()
-            if not bool(torch.isfinite(picture).all()):
-                raise NotFiniteError(
-                    f"the numbers overflowed while decoding in {self.dtype}, so the frame would be black",
-                    "Try precision bf16 or fp32.",
-                )
-            yield _to_frames(picture)[0]
+    def denoise(self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest) -> torch.Tensor:
+        with self._placement.in_use("unet"):
+            return super().denoise(latents, conditions, request)
+
+    def decode(
+        self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest, first: int = 0
+    ) -> Iterator[np.ndarray]:
+        with self._placement.in_use("vae"):
+            for latent in latents[0].unbind(dim=1)[first:]:
+                yield self._decode_frame(latent.unsqueeze(0))
+
+    def _decode_frame(self, latent: torch.Tensor) -> np.ndarray:
+        scaled = (latent / self.vae.config.scaling_factor).to(self.dtype)
+        if self._vae_rows:
+            picture = decode_in_bands(self.vae, scaled, self._vae_rows)
+        else:
+            picture = self.vae.decode(scaled).sample
+        if not bool(torch.isfinite(picture).all()):
+            raise NotFiniteError(
+                f"the numbers overflowed while decoding in {self.dtype}, so the frame would be black",
+                "Try precision bf16 or fp32.",
+            )
+        return _to_frames(picture.float())[0]
 
     def preview(self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest) -> np.ndarray:
         frames = latents.shape[2]

@@ -140,8 +140,10 @@ class MotionRenderer(ConfigMixin):
         field = latents * self.field_scale.to(latents).view(1, 4, 1, 1, 1)
         return torch.cat([torch.zeros_like(field[:, :, :1]), field[:, :, 1:]], dim=2)
 
-    def render(self, picture: torch.Tensor, field: torch.Tensor, num_frames: int) -> Iterator[torch.Tensor]:
-        """Yield num_frames pictures, each (3, H, W) in 0..1; the first is the picture itself.
+    def render(
+        self, picture: torch.Tensor, field: torch.Tensor, num_frames: int, first: int = 0
+    ) -> Iterator[torch.Tensor]:
+        """Yield pictures number `first` to num_frames - 1, each (3, H, W) in 0..1; number 0 is the picture itself.
 
         `picture`: (3, H, W) float32 in 0..1; `field`: (4, K, g, g).
         """
@@ -152,8 +154,9 @@ class MotionRenderer(ConfigMixin):
         # Half-sides of the canvas to half-sizes of the picture, which is how grid_sample measures.
         to_x, to_y = max(height, width) / width, max(height, width) / height
         soft = _soften(picture)
-        yield picture
-        for moved in frames[1:]:
+        if first == 0:
+            yield picture
+        for moved in frames[max(1, first) :]:
             dx, dy, log_gain, warmth = rows @ moved @ columns.T
             look = torch.stack([x.view(1, -1) + dx * to_x, y.view(-1, 1) + dy * to_y], dim=-1)
             frame = _sample(picture, soft, look, border=_SOFT_BORDER)
@@ -214,8 +217,6 @@ def _colour_gain(log_gain: torch.Tensor, warmth: torch.Tensor) -> torch.Tensor:
 
 class Pipeline(ImageToVideo):
     """The built-in motion model."""
-
-    denoiser: I2VGenXLUNet
 
     def __init__(
         self,
@@ -279,9 +280,11 @@ class Pipeline(ImageToVideo):
         # Rectified flow: x_t = (1 - s) x + s n, prediction n - x, timestep = 1000 s.
         return latents - timestep / self.scheduler.config.num_train_timesteps * noise
 
-    def decode(self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest) -> Iterator[np.ndarray]:
+    def decode(
+        self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest, first: int = 0
+    ) -> Iterator[np.ndarray]:
         field = self.renderer.to_field(latents.float())[0]
-        for frame in self.renderer.render(conditions.for_decode["picture"], field, request.num_frames):
+        for frame in self.renderer.render(conditions.for_decode["picture"], field, request.num_frames, first):
             yield (frame * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
     def preview(self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest) -> np.ndarray:

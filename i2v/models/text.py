@@ -23,7 +23,12 @@ def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
     ).input_ids
 
 
-def encode_prompts(text_encoder: CLIPTextModel, input_ids: torch.Tensor) -> torch.Tensor:
-    """Return prompt embeddings of the penultimate layer, normalised. Shape (B, tokens, hidden)."""
-    outputs = text_encoder(input_ids.to(text_encoder.device), output_hidden_states=True)
+def encode_prompts(
+    text_encoder: CLIPTextModel, input_ids: torch.Tensor, device: torch.device | str | None = None
+) -> torch.Tensor:
+    """Return prompt embeddings of the penultimate layer, normalised. Shape (B, tokens, hidden).
+
+    `device`: where the encoder computes, to be named when its weights are kept elsewhere.
+    """
+    outputs = text_encoder(input_ids.to(device or text_encoder.device), output_hidden_states=True)
     return text_encoder.final_layer_norm(outputs.hidden_states[-2])

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from i2v import devices
 from i2v.errors import GenerationError, I2VError, InputError, OutOfMemoryError, StorageError
+from i2v.memory.experience import Experience
 from i2v.request import GenerationRequest
 from i2v.settings import Settings, set_up_logging
 from i2v.worker.protocol import Event, MessageWriter, read_messages
@@ -31,8 +32,8 @@ HEARTBEAT_S = 1.0
 class Worker:
     """Reads commands in one thread, beats in another, runs jobs in the main one."""
 
-    def __init__(self, writer: MessageWriter):
-        self._writer = writer
+    def __init__(self, writer: MessageWriter, home: Path):
+        self._writer, self._home = writer, home
         self._commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._cancelled: set[tuple[str, int]] = set()
 
@@ -59,11 +60,13 @@ class Worker:
         from diffusers.utils import logging as diffusers_logging  # torch comes in here, in the worker only
         from transformers.utils import logging as transformers_logging
 
+        from i2v.engine.card_speed import measure_card
         from i2v.engine.run import Engine
 
         diffusers_logging.disable_progress_bar()
         transformers_logging.disable_progress_bar()
         engine = Engine()
+        measure_card(self._home)
         self.send(Event("ready", data={"pid": os.getpid()}))
         while True:
             command = self._commands.get()
@@ -82,7 +85,8 @@ class Worker:
 
         try:
             request = GenerationRequest.model_validate_json(message["request"])
-            spec = RunSpec(job_id, attempt, request, Path(message["home"]), Path(message["folder"]))
+            experience = Experience.from_message(message["experience"])
+            spec = RunSpec(job_id, attempt, request, Path(message["home"]), Path(message["folder"]), experience)
             result = engine.run(spec, report, lambda: (job_id, attempt) in self._cancelled)
         except I2VError as error:
             _log.info("ended: %s", type(error).__name__)
@@ -119,8 +123,9 @@ def main() -> None:
     protocol = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints must not disturb the protocol
     sys.stdout = sys.stderr
-    set_up_logging(Settings.from_environment().log_level, prefix="[%(threadName)s] ")
-    worker = Worker(MessageWriter(protocol))
+    settings = Settings.from_environment()
+    set_up_logging(settings.log_level, prefix="[%(threadName)s] ")
+    worker = Worker(MessageWriter(protocol), settings.home)
     threading.Thread(target=worker.listen, name="listen", daemon=True).start()
     threading.Thread(target=worker.beat, name="beat", daemon=True).start()
     _log.info(

@@ -21,6 +21,7 @@ from i2v.jobs.model import Job, JobState
 from i2v.jobs.store import JobStore
 from i2v.settings import Settings
 from i2v.worker.executor import Executor
+from i2v.worker.past_runs import past_experience
 from i2v.worker.protocol import Event
 
 __all__ = ["Dispatcher", "LiveJob"]
@@ -40,6 +41,8 @@ class LiveJob:
     attempt: int
     progress: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
+    step_downs: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     preview_number: int = 0
     samples: deque[dict[str, Any]] = field(default_factory=deque)
 
@@ -122,6 +125,7 @@ class Dispatcher:
                 "request": json.dumps(job.request),
                 "home": str(self._settings.home),
                 "folder": str(self._settings.job_folder(job.id)),
+                "experience": past_experience(self._store, self._settings.home).to_message(),
             }
         )
         while not self._stop.is_set():
@@ -181,6 +185,10 @@ class _RunWatch:
                 self.live.preview_number = event.data["number"]
             case "plan":
                 self.live.plan = event.data
+            case "step_down":
+                self.live.step_downs.append(event.data)
+            case "warning":
+                self.live.warnings.append(event.data["message"])
             case "done":
                 return JobState.DONE, event.data | {"samples": _thinned(self.live.samples)}, None
             case "failed":

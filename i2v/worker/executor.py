@@ -119,6 +119,7 @@ class LocalExecutor:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *_python_path()]),
             "I2V_LOG_LEVEL": self._log_level,
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as the driver's own list has it, in which the page reads the card
         }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "i2v.worker.child"],

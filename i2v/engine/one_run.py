@@ -1,0 +1,261 @@
+"""One run of one request: encode, denoise, decode, with the result written as the frames come.
+
+Holds the plan that is at work and steps it down when memory runs out; the step that failed is made again, and nothing
+that was finished is made twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from i2v import __version__
+from i2v.engine.checkpoint import load_latents, save_latents
+from i2v.engine.doors import Doors, stop_if_cancelled, with_less_memory
+from i2v.engine.preview import write_preview
+from i2v.engine.progress import ProgressClock, Stage
+from i2v.errors import GenerationError
+from i2v.media.formats import open_writer, poster
+from i2v.media.image import fit_picture, load_picture
+from i2v.memory.ladder import Rung, smaller_plans
+from i2v.memory.watch import MemorySample, MemoryWatch
+from i2v.models.base import Conditions, ImageToVideo, cpu_generator
+from i2v.request import GenerationRequest
+
+__all__ = ["OneRun", "Report", "Spec"]
+
+_log = logging.getLogger(__name__)
+Report = Callable[[str, dict[str, Any]], None]
+_SUFFIXES = {"gif": ".gif", "webp": ".webp", "png": ".zip"}
+_LOG_EVERY_STEPS = 10
+_HIGH_SHARE, _HIGH_SAMPLES = 0.9, 4  # the share of a card's memory that is worth a warning when it lasts
+
+
+class Spec(Protocol):
+    """What a run needs to know of its job."""
+
+    @property
+    def job_id(self) -> str: ...
+    @property
+    def request(self) -> GenerationRequest: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def picture(self) -> Path: ...
+    @property
+    def checkpoint(self) -> Path: ...
+
+
+class OneRun:
+    """The state of one run, from the first event to the result."""
+
+    pipeline: ImageToVideo
+    watch: MemoryWatch
+
+    def __init__(
+        self,
+        spec: Any,
+        rung: Rung,
+        pieces: bool,
+        report: Report,
+        cancelled: Callable[[], bool],
+        seconds_before: dict[Stage, float],
+    ):
+        self.spec, self.plan, self._rung = spec, rung.plan, rung
+        self._pieces, self._report, self._cancelled = pieces, report, cancelled
+        self._step_downs: list[dict[str, Any]] = []
+        self._warnings: list[str] = []
+        self._high_samples = 0
+        self._stage, self._step = Stage.LOAD, 0
+        request = spec.request
+        self.clock = ProgressClock(request.num_inference_steps, request.num_frames, seconds_before)
+
+    def progress(self, stage: Stage, step: int) -> None:
+        self._stage, self._step = stage, step
+        self._report("progress", self.clock.at(stage, step).to_dict())
+
+    # The plan
+
+    def report_plan(self) -> None:
+        """Tell which plan is at work."""
+        self._report("plan", self.plan.to_dict() | {"forecast": self._forecast()})
+
+    def step_down(self, stage: str, why: str) -> bool:
+        """Put the next smaller plan to work; False when there is none."""
+        smaller = next(smaller_plans(self.plan, stage, self.spec.request.num_frames), None) if self._pieces else None
+        if smaller is None:
+            return False
+        step = {"stage": stage, "step": self._step, "t_s": round(self.clock.elapsed_s, 1), "why": why}
+        step |= {"before": self.plan.words(), "after": smaller.words()}
+        _log.warning("%s during %s: from %s to %s", why, stage, step["before"], step["after"])
+        self.plan = smaller.because(f"{smaller.words()}: {why} during {stage}, so i2v stepped down.")
+        if hasattr(self, "pipeline"):
+            self.pipeline.arrange(self.plan)
+        self._step_downs.append(step)
+        self._report("step_down", step)
+        self.report_plan()
+        return True
+
+    def _forecast(self) -> dict[str, Any]:
+        foreseen = self._rung.forecast
+        on_card = self._rung.plan.device != "cpu"
+        return {
+            "peak_vram_bytes": foreseen.peak_vram_bytes,
+            "peak_ram_bytes": foreseen.peak_ram_bytes,
+            "comparable_bytes": foreseen.tensor_bytes if on_card else foreseen.peak_ram_bytes,
+            "operations": foreseen.operations,
+            "pixels": foreseen.pixels,
+            "seconds": foreseen.seconds.likely_s if foreseen.seconds else None,
+        }
+
+    def see_memory(self, sample: MemorySample) -> None:
+        """Hand a sample on, and warn once when the card stays nearly full."""
+        self._report("memory", sample.to_dict())
+        full = sample.kind == "gpu" and sample.device_used_bytes > _HIGH_SHARE * sample.device_total_bytes
+        self._high_samples = self._high_samples + 1 if full else 0
+        if self._high_samples == _HIGH_SAMPLES and not self._warnings:
+            share = sample.device_used_bytes / sample.device_total_bytes
+            request = self.spec.request
+            fewer = max(2, request.num_frames * 3 // 4)
+            message = (
+                f"VRAM stays above {_HIGH_SHARE:.0%} ({share:.0%} now). If it gets slow, use fewer frames "
+                f"({fewer} instead of {request.num_frames}), a smaller size, or close other programs."
+            )
+            self._warnings.append(message)
+            self._report("warning", {"message": message})
+
+    # The stages
+
+    def make(self) -> dict[str, Any]:
+        """Encode, denoise, decode."""
+        request = self.spec.request
+        stop_if_cancelled(self._cancelled)
+        self.progress(Stage.ENCODE, 0)
+        generator = cpu_generator(request.seed)
+        conditions = self._encode(generator)
+        self.progress(Stage.ENCODE, 1)
+        latents = load_latents(self.spec.checkpoint, request)
+        if latents is None:
+            latents = self._denoise(conditions, generator)
+        else:
+            latents = latents.to(self.pipeline.device)
+            _log.info("the finished latents of an earlier attempt are used")
+        frames_sha256 = self._decode(latents, conditions)
+        self.spec.checkpoint.unlink(missing_ok=True)
+        return self._result(frames_sha256)
+
+    def _encode(self, generator: torch.Generator) -> Conditions:
+        request = self.spec.request
+        image = fit_picture(load_picture(self.spec.picture), request.width, request.height)
+        fresh = generator.get_state()
+
+        def encode() -> Conditions:
+            generator.set_state(fresh)  # a second try must draw the same noise
+            return self.pipeline.encode(request, image, generator)
+
+        return with_less_memory(encode, "encode", self.step_down)
+
+    def _denoise(self, conditions: Conditions, generator: torch.Generator) -> torch.Tensor:
+        request = self.spec.request
+        self._log_memory(0)
+        self.progress(Stage.DENOISE, 0)
+
+        def step_seen(latents: torch.Tensor, clean: torch.Tensor) -> None:
+            self.progress(Stage.DENOISE, min(self._step + 1, request.num_inference_steps))
+            self._report("memory", self.watch.sample().to_dict())
+            try:
+                write_preview(self.pipeline.preview(clean, conditions, request), self.spec.folder)
+                self._report("preview", {"number": self._step})
+            except OSError as error:  # a full disk, or the page reading the old one just now: the run is worth more
+                _log.warning("no preview: %s", error)
+            if self._step % _LOG_EVERY_STEPS == 0:
+                self._log_memory(self._step)
+
+        doors = Doors(self._cancelled, step_seen, self.step_down, spills=self.pipeline.device.type == "cuda")
+        with doors.open(self.pipeline):
+            latents = self.pipeline.denoise(self.pipeline.draw_latents(request, generator), conditions, request)
+        save_latents(self.spec.checkpoint, request, latents)
+        return latents
+
+    def _log_memory(self, step: int) -> None:
+        sample = self.watch.sample()
+        mib = 1024 * 1024
+        _log.info(
+            "step %d: %s allocated %d MiB, reserved %d MiB, peak %d MiB",
+            step,
+            sample.kind,
+            sample.allocated_bytes // mib,
+            sample.reserved_bytes // mib,
+            sample.peak_bytes // mib,
+        )
+
+    def _decode(self, latents: torch.Tensor, conditions: Conditions) -> str:
+        """Write every frame to every file as it comes, and return the hash of all frames."""
+        request, digest = self.spec.request, hashlib.sha256()
+        metadata = {
+            "i2v": __version__,
+            "request": request.model_dump(mode="json"),
+            "plan": self.plan.to_dict(),
+        }
+        size = (request.width, request.height)
+        with ExitStack() as files:
+            writers = [
+                files.enter_context(open_writer(self.spec.folder / name, request.fps, size, metadata))
+                for name in self._files().values()
+            ]
+            for index, frame in enumerate(self._frames(latents, conditions)):
+                digest.update(frame.tobytes())
+                if index == 0:
+                    poster(frame, self.spec.folder / "poster.jpg")
+                for writer in writers:
+                    writer.write(frame)
+                self.progress(Stage.DECODE, index + 1)
+        self.progress(Stage.DECODE, request.num_frames)  # the files are whole now; their time is decoding's
+        return digest.hexdigest()
+
+    def _frames(self, latents: torch.Tensor, conditions: Conditions) -> Iterator[np.ndarray]:
+        """Yield the frames; one that could not be decoded for want of memory is decoded again, those before it not."""
+        self.progress(Stage.DECODE, 0)
+        count, source = 0, None
+
+        def take() -> np.ndarray | None:
+            nonlocal source
+            going, source = source or self.pipeline.decode(latents, conditions, self.spec.request, count), None
+            frame = next(going, None)
+            source = going  # only if nothing went wrong: a generator that raised is at its end
+            return frame
+
+        while (frame := with_less_memory(take, "decode", self.step_down)) is not None:
+            stop_if_cancelled(self._cancelled)
+            count += 1
+            yield frame
+        if count != self.spec.request.num_frames:
+            raise GenerationError(f"the model gave {count} frames instead of {self.spec.request.num_frames}")
+
+    def _files(self) -> dict[str, str]:
+        stem = f"i2v-{self.spec.job_id[:8]}"
+        return {"mp4": f"{stem}.mp4"} | {kind: stem + _SUFFIXES[kind] for kind in self.spec.request.formats}
+
+    def _result(self, frames_sha256: str) -> dict[str, Any]:
+        sample, files = self.watch.sample(), self._files()
+        return {
+            "files": files,
+            "file_bytes": {kind: os.path.getsize(self.spec.folder / name) for kind, name in files.items()},
+            "seconds": round(self.clock.elapsed_s, 3),
+            "stage_seconds": {stage.value: round(s, 3) for stage, s in self.clock.stage_seconds.items()},
+            "peak_bytes": sample.peak_bytes,
+            "peak_kind": sample.kind,
+            "frames_sha256": frames_sha256,
+            "plan": self.plan.to_dict(),
+            "forecast": self._forecast(),
+            "step_downs": self._step_downs,
+            "warnings": self._warnings,
+        }

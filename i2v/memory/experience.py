@@ -1,0 +1,136 @@
+"""What this machine's finished runs say about the next one: how far forecasts were off, and how fast it is. No torch."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from i2v.memory.plan import Plan
+from i2v.request import GenerationRequest
+
+__all__ = ["Experience", "RunRecord", "Seconds"]
+
+_RECENT = 20
+# A denoiser reaches about half the rate of a plain matrix product. A call launches thousands of operations, which
+# takes this long however small they are.
+_EFFICIENCY, _CALL_S = 0.5, 0.03
+# Turning a frame into a file's bytes, and moving a picture by a field: seconds per pixel on one of today's cores.
+_PIXEL_S = 1.5e-7
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """A time with its honest range. `source`: "runs" of this model here, or "estimate" from operations and a rate."""
+
+    likely_s: float
+    low_s: float
+    high_s: float
+    source: str
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One finished run: what was foreseen and what it took."""
+
+    model: str
+    device: str
+    compute: str
+    weights: str
+    excess_bytes: int
+    operations: float
+    calls: int
+    pixels: int
+    load_s: float
+    encode_s: float
+    denoise_s: float
+    decode_s: float
+
+    @classmethod
+    def of(cls, request: dict[str, Any], result: dict[str, Any]) -> RunRecord | None:
+        """Read a job's result; None for one that was made without a forecast, or was stepped down on its way."""
+        foreseen, plan = result.get("forecast"), result.get("plan", {})
+        stages = result.get("stage_seconds", {})
+        if not foreseen or result.get("step_downs") or "denoise" not in stages:
+            return None
+        passes = 2 if request["guidance_scale"] > 1 else 1
+        return cls(
+            model=request["model"],
+            device=plan["device"],
+            compute=plan["compute"],
+            weights=plan["weights"],
+            excess_bytes=result["peak_bytes"] - foreseen["comparable_bytes"],
+            operations=foreseen["operations"],
+            calls=passes * request["num_inference_steps"],
+            pixels=foreseen["pixels"],
+            load_s=stages.get("load", 0.0),
+            encode_s=stages.get("encode", 0.0),
+            denoise_s=stages["denoise"],
+            decode_s=stages.get("decode", 0.0),
+        )
+
+
+@dataclass(frozen=True)
+class Experience:
+    """Records, newest first, and the measured rate of matrix products in operations per second, if known."""
+
+    records: tuple[RunRecord, ...] = ()
+    rates: dict[str, float] = field(default_factory=dict)  # by "cpu fp32", "cuda:0 fp16", ...
+
+    @classmethod
+    def from_results(cls, jobs: Iterable[tuple[dict[str, Any], dict[str, Any]]], rates: dict[str, float]) -> Experience:
+        """Gather from (request, result) of finished jobs, newest first."""
+        records = (RunRecord.of(request, result) for request, result in jobs)
+        return cls(tuple(record for record in records if record is not None), rates)
+
+    def to_message(self) -> dict[str, Any]:
+        """Return what `from_message` reads, for the way to the worker."""
+        return asdict(self)
+
+    @classmethod
+    def from_message(cls, message: dict[str, Any]) -> Experience:
+        return cls(tuple(RunRecord(**record) for record in message["records"]), message["rates"])
+
+    def excess_bytes(self, model: str, plan: Plan) -> int:
+        """Return by how much runs of this kind took more than their tensors were foreseen to take, at the median."""
+        alike = [
+            record.excess_bytes
+            for record in self.records
+            if (record.model, record.device, record.weights) == (model, plan.device, plan.weights)
+        ]
+        return int(statistics.median(alike[:_RECENT])) if alike else 0
+
+    def seconds(
+        self, request: GenerationRequest, plan: Plan, operations: float, decoding: float, pixels: int
+    ) -> Seconds | None:
+        """Return how long the run will take, loading included; None when nothing is known of this device's speed."""
+        alike = [
+            record
+            for record in self.records
+            if (record.model, record.device, record.compute) == (request.model, plan.device, plan.compute)
+        ][:_RECENT]
+        calls = (2 if request.guidance_scale > 1 else 1) * request.num_inference_steps
+        if alike:
+            return _from_runs(alike, calls, operations, pixels)
+        rate = self.rates.get(f"{plan.device} {plan.compute}")
+        if not rate:
+            return None
+        likely = (operations + decoding) / (rate * _EFFICIENCY) + calls * _CALL_S + pixels * _PIXEL_S
+        return Seconds(likely, likely / 2, likely * 3, "estimate")
+
+
+def _from_runs(alike: list[RunRecord], calls: int, operations: float, pixels: int) -> Seconds:
+    """Scale past runs: each call by its operations but never below the share of its launches, frames by pixels."""
+    median = statistics.median
+    guesses = []
+    for record in alike:
+        per_call = record.denoise_s / record.calls
+        growth = (operations / calls) / (record.operations / record.calls) if record.operations else 1.0
+        fixed = min(per_call, _CALL_S)
+        denoise = calls * (fixed + (per_call - fixed) * growth)
+        guesses.append(record.encode_s + denoise + record.decode_s * pixels / record.pixels)
+    loading = median(record.load_s for record in alike)
+    likely = median(guesses) + loading
+    spread = 0.25 if len(guesses) == 1 else min(0.5, max(0.1, (max(guesses) - min(guesses)) / (2 * likely)))
+    return Seconds(likely, likely * (1 - spread), likely * (1 + spread), "runs")

@@ -1,0 +1,111 @@
+"""The parts of a run of the built-in model whose memory is worth knowing beforehand; see i2vgen_xl_memory.py.
+
+The denoiser works on a grid of fixed size, so the picture's size decides: it is moved at full resolution, in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import torch
+
+from i2v.memory.forms import Component, PeakForm, variables_of
+from i2v.memory.trace import Part, count_operations, fake_module, fake_tensors, find_peak_form
+from i2v.models.i2vgen_xl_memory import build_component, component_sizes
+from i2v.models.motion import MotionRenderer
+
+__all__ = ["component_sizes", "find_operations", "find_peaks", "levels_of", "scale_of"]
+
+Architecture = Mapping[str, Mapping[str, Any]]
+_PROBES = (
+    {"width": 176, "height": 80, "num_frames": 5},
+    {"width": 96, "height": 208, "num_frames": 7},
+    {"width": 112, "height": 304, "num_frames": 11},
+    {"width": 256, "height": 144, "num_frames": 4},
+    {"width": 80, "height": 64, "num_frames": 9},
+    {"width": 400, "height": 192, "num_frames": 6},
+    {"width": 240, "height": 112, "num_frames": 13},
+)
+_FASTEST = 4.0  # latents of a motion that leaves the frame, so that the border's work is counted too
+
+
+def scale_of(architecture: Architecture) -> int:
+    """Return the pixels per unit of the formulas: here they are in pixels."""
+    return 1
+
+
+def levels_of(architecture: Architecture) -> int:
+    """Return how many sizes the formulas know."""
+    return 1
+
+
+def find_peaks(architecture: Architecture, width: str) -> dict[str, PeakForm]:
+    """Trace every part of a run in numbers of 2 ("fp16") or 4 bytes ("fp32")."""
+    with fake_tensors():
+        peaks = {part.name: find_peak_form(part) for part in _model_parts(architecture, width)}
+    with torch.inference_mode():  # the renderer looks at its numbers, so they are real
+        return peaks | {part.name: find_peak_form(part) for part in _picture_parts(architecture)}
+
+
+def find_operations(architecture: Architecture) -> dict[str, dict[str, float]]:
+    """Count the floating-point operations of one call of the denoiser."""
+    with fake_tensors():
+        (denoiser,) = (part for part in _model_parts(architecture, "fp32") if part.name == "denoise.whole")
+        return {"denoise": count_operations(replace(denoiser, probes=_PROBES[:1]))}
+
+
+def _variables(probe: Mapping[str, int]) -> dict[str, int]:
+    return variables_of(**probe, scale=1, levels=1)
+
+
+def _model_parts(architecture: Architecture, width: str) -> Iterator[Part]:
+    dtype = {"fp16": torch.float16, "fp32": torch.float32}[width]
+    unet = fake_module(lambda: build_component("unet", architecture["unet"]), dtype)
+    text = fake_module(lambda: build_component("text_encoder", architecture["text_encoder"]), dtype)
+    renderer = architecture["renderer"]
+    embedding = unet.config.cross_attention_dim
+
+    def inputs(probe: Mapping[str, int]) -> dict[str, Any]:
+        size = (1, 4, renderer["num_keyframes"], renderer["grid_size"], renderer["grid_size"])
+        tokens = architecture["text_encoder"]["max_position_embeddings"]
+        return {
+            "weights": unet,
+            "sample": torch.empty(size, dtype=dtype),
+            "timestep": torch.tensor(1),
+            "fps": torch.tensor([3.5]),
+            "image_latents": torch.empty(size, dtype=dtype),
+            "image_embeddings": torch.empty((1, embedding), dtype=dtype),
+            "encoder_hidden_states": torch.empty((1, tokens, embedding), dtype=dtype),
+        }
+
+    def tokens(probe: Mapping[str, int]) -> dict[str, Any]:
+        count = architecture["text_encoder"]["max_position_embeddings"]
+        return {"weights": text, "input": torch.zeros((1, count), dtype=torch.long)}
+
+    def denoise(given: dict[str, Any]) -> Any:
+        return unet(**{name: value for name, value in given.items() if name != "weights"})
+
+    yield Part("denoise.whole", _PROBES, _variables, ["1"], inputs, denoise)
+    yield Part(
+        "encode.text", _PROBES, _variables, ["1"], tokens, lambda given: text(given["input"], output_hidden_states=True)
+    )
+
+
+def _picture_parts(architecture: Architecture) -> Iterator[Part]:
+    renderer = MotionRenderer(**architecture["renderer"])
+    size = (4, renderer.num_keyframes, renderer.grid_size, renderer.grid_size)
+
+    def encode(given: dict[str, Any]) -> Any:
+        return torch.zeros((given["height"], given["width"], 3), dtype=torch.uint8).permute(2, 0, 1).float() / 255
+
+    def decode(given: dict[str, Any]) -> None:
+        picture = torch.zeros((3, given["height"], given["width"]))
+        field = renderer.to_field(torch.full((1, *size), _FASTEST))[0]
+        for frame in islice(renderer.render(picture, field, given["num_frames"]), 3):
+            (frame * 255).round().to(torch.uint8).permute(1, 2, 0)
+
+    yield Part("encode", _PROBES, _variables, ["A0"], dict, encode)
+    yield Part("decode.whole", _PROBES, _variables, ["1", "F", "h", "w", "A0"], dict, decode)
