@@ -19,6 +19,8 @@ from tests.unit.test_weights import made, unet_inputs
 
 
 def unet(compute: str = "fp32", precision: str = "") -> I2VGenXLUNet:
+    if precision == "int8":
+        pytest.importorskip("torchao")
     model = made(small_checkpoint._unet).to(DTYPES[compute])
     quantise(model, precision or compute, DTYPES[compute])
     return model
@@ -54,6 +56,7 @@ def test_an_exact_precision_changes_no_weight(precision: str) -> None:
 
 
 def test_int8_does_not_overflow_when_computing_in_fp16() -> None:
+    pytest.importorskip("torchao")
     layer = made(lambda: nn.Sequential(nn.Linear(1280, 64, bias=False))).half()
     layer[0].weight.data.copy_(torch.randn(64, 1280, generator=torch.Generator().manual_seed(0)) * 0.03)
     given = torch.full((1, 1280), 60.0, dtype=torch.float16) * layer[0].weight[:1].sign()
