@@ -15,7 +15,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from i2v.errors import InputError
 from i2v.presets import ModelPreset, preset_named
 
-__all__ = ["MAX_SEED", "GenerationRequest", "build_request", "check_vram", "match_picture", "match_square", "parse_size"]
+__all__ = [
+    "MAX_SEED",
+    "GenerationRequest",
+    "build_request",
+    "check_vram",
+    "match_picture",
+    "match_square",
+    "parse_size",
+]
 
 MAX_SEED = 2**63 - 1
 Format = Literal["gif", "webp", "png"]

@@ -19,8 +19,8 @@ from i2v import devices
 from i2v.errors import I2VError, InputError, ModelFilesError, StorageError
 from i2v.jobs.model import TERMINAL, Job, JobState
 from i2v.jobs.store import JobStore
-from i2v.memory.ladder import Ladder
 from i2v.media.image import load_picture, picture_sha256, save_png
+from i2v.memory.ladder import Ladder
 from i2v.models import download
 from i2v.models.files import check_folder
 from i2v.models.prompt_length import measure_prompt

@@ -210,7 +210,9 @@ def _print_table(found: dict[str, Any]) -> None:
             seconds = f"{row['plain_seconds']:.2f} > {row['exact_seconds']:.2f} s ({ratio:.2f})"
         error = "-" if row["relative_error"] is None else f"{row['relative_error']:.1e}"
         size = f"{row['width']}x{row['height']}"
-        print(f"{size:>10} {row['num_frames']:>6} {row['chunk_frames']:>5} {peaks}  {seconds:>18}  {error}  {row['source']}")
+        print(
+            f"{size:>10} {row['num_frames']:>6} {row['chunk_frames']:>5} {peaks}  {seconds:>18}  {error}  {row['source']}"
+        )
 
 
 def _gib(size: int | None) -> str:

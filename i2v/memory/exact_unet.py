@@ -64,9 +64,7 @@ def _groups(block: nn.Module) -> list[tuple[nn.Module, ...]]:
 
 def _mid_groups(block: nn.Module) -> list[tuple[nn.Module, ...]]:
     """Return the middle block's layers after its first pair, as (attention, temporal attention, resnet, convolution)."""
-    return list(
-        zip(block.attentions, block.temp_attentions, block.resnets[1:], block.temp_convs[1:], strict=True)
-    )
+    return list(zip(block.attentions, block.temp_attentions, block.resnets[1:], block.temp_convs[1:], strict=True))
 
 
 @dataclass
@@ -256,9 +254,7 @@ class _Run:
     def _resnet(self, resnet: ResnetBlock2D, hidden: Tensor, owned: bool = False) -> Tensor:
         """Run a resnet; into the memory of its input when that is `owned`, so that nothing else holds it."""
         with self._held(resnet):
-            return self._frame_wise(
-                lambda part: resnet(hidden[part], self.temb[part]), out=hidden if owned else None
-            )
+            return self._frame_wise(lambda part: resnet(hidden[part], self.temb[part]), out=hidden if owned else None)
 
     def _joined_resnet(
         self, resnet: ResnetBlock2D, hidden: Tensor, skip: _Skip, upsampler: Upsample2D | None

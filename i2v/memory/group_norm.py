@@ -26,14 +26,23 @@ class GroupStatistics:
 
     def add(self, piece: torch.Tensor) -> None:
         """Take in a piece (n, C, ...), in which n counts as a place like the dimensions after C."""
+        # Not torch.var_mean, which takes thirty times as long as this on a CPU.
         grouped = piece.unflatten(1, (self._norm.num_groups, -1)).float()
         places = (0, *range(2, grouped.ndim))
-        variance, mean = torch.var_mean(grouped, dim=places, correction=0)
+        mean = grouped.mean(dim=places, keepdim=True)
         count = grouped.numel() // self._norm.num_groups
+        # A copy made for float32 may be written to; the piece itself may not.
+        apart = grouped - mean if piece.dtype == torch.float32 else grouped.sub_(mean)
+        del grouped
+        squares = apart.square_().sum(dim=places)
+        del apart
+        self._merge(count, mean.flatten(), squares)
+
+    def _merge(self, count: int, mean: torch.Tensor, squares: torch.Tensor) -> None:
         total = self._count + count
         apart = mean - self._mean
         self._mean += apart * (count / total)
-        self._squares += variance * count + apart.square() * (self._count * count / total)
+        self._squares += squares + apart.square() * (self._count * count / total)
         self._count = total
 
     def normalise(self, piece: torch.Tensor) -> torch.Tensor:

@@ -68,6 +68,8 @@ class Placement:
             self._in_use.discard(name)
             if name in self._in_turns:
                 self._in_turns[name].drop()
+            if name == "unet" and self.layer_stream:
+                self.layer_stream.release()  # what was fetched ahead for a step that does not come
 
     def _release(self) -> None:
         """Take turns and streams away; every weight that was parked is in main memory then."""

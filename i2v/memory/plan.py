@@ -143,4 +143,3 @@ class Machine:
         if size > self.ram_total_bytes:
             note += f", more than the {self.ram_total_bytes / GIB:.1f} GiB that this machine has"
         return replace(self, ram_free_bytes=min(size, self.ram_free_bytes), note=note)
-

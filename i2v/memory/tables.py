@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,17 @@ def width_of(precision: str) -> str:
 
 
 def table_key(preset: ModelPreset, architecture: Mapping[str, Any]) -> str:
-    """Return what a table is looked up by: family, architecture, format, and the versions that it was traced with."""
-    parts = [preset.family, architecture, FORMAT, versions()]
+    """Return what a table is looked up by: family, architecture, format, and the code that it was traced with."""
+    parts = [preset.family, architecture, FORMAT, versions(), _own_code()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=1)
+def _own_code() -> str:
+    """Return a digest of the modules of i2v that allocate while a model runs."""
+    folder = Path(__file__).parent
+    names = ("exact_layers", "exact_unet", "exact_vae", "group_norm")
+    return hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in names)).hexdigest()
 
 
 def versions() -> dict[str, str]:

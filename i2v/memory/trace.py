@@ -189,7 +189,11 @@ def _largest(steps: list[np.ndarray], products: Sequence[str]) -> tuple[dict[str
         if not any(all(a <= b for a, b in zip(row, other, strict=True)) for other in kept):
             kept.append(row)
     return tuple(
-        {product: int(factor) if factor.is_integer() else factor for product, factor in zip(products, row, strict=True) if factor}
+        {
+            product: int(factor) if factor.is_integer() else factor
+            for product, factor in zip(products, row, strict=True)
+            if factor
+        }
         for row in kept
     )
 
