@@ -11,13 +11,14 @@ import gradio as gr
 from gradio.components import Component
 from gradio.data_classes import ImageData
 
-from i2v.errors import I2VError, InputError
+from i2v.errors import InputError
 from i2v.media.image import load_picture
-from i2v.presets import load_presets, preset_named
+from i2v.memory.abilities import APPROXIMATE
+from i2v.presets import ModelPreset, load_presets, preset_named
 from i2v.request import match_picture
 from i2v.service import Service
 
-__all__ = ["Form", "describe_clip", "model_choices", "request_values"]
+__all__ = ["Form", "forecast_values", "model_choices", "request_values"]
 
 _FORMAT_CHOICES = [("GIF", "gif"), ("WebP", "webp"), ("PNG frames (zip)", "png")]
 _WHOLE = {
@@ -26,13 +27,14 @@ _WHOLE = {
     "num_inference_steps": "steps",
     "width": "width",
     "height": "height",
+    "chunk_frames": "frames per chunk",
 }
 
 
 class Form:
     """The fields by the name their value has in a request.
 
-    Each of the three parts is built by its method, called where in the page's layout it shall stand.
+    Each of the four parts is built by its method, called where in the page's layout it shall stand.
     """
 
     def __init__(self, service: Service):
@@ -134,6 +136,41 @@ class Form:
                 dice.click(None, None, self.fields["seed"], js="() => String(Math.floor(Math.random() * 2 ** 32))")
             self.fields["formats"] = gr.CheckboxGroup(_FORMAT_CHOICES, label="Save as well as MP4", elem_id="formats")
 
+    def advanced(self) -> None:
+        chunk = self._service.settings.chunk_frames
+        with gr.Accordion("Advanced: memory and precision", open=False, elem_id="advanced"):
+            with gr.Row():
+                self.fields["chunk_frames"] = gr.Number(
+                    None,
+                    label="Frames per chunk",
+                    info="Worked on at a time. The video is the same.",
+                    placeholder=f"{chunk}, set by CHUNK_SIZE" if chunk else "as large as fits",
+                    precision=0,
+                    elem_id="chunk",
+                )
+                self.fields["vram_gib"] = gr.Number(
+                    None,
+                    label="Use at most (GiB)",
+                    info="Of the card's memory, or of RAM without one.",
+                    placeholder="all that is free",
+                    step=0.5,
+                    elem_id="vram",
+                )
+            self.fields["precision"] = gr.Dropdown(
+                self._precision_choices(self._preset),
+                value="auto",
+                label="Precision",
+                info="An approximate one takes less memory and changes the video a little.",
+                filterable=False,
+                elem_id="precision",
+            )
+
+    def _precision_choices(self, preset: ModelPreset) -> list[tuple[str, str]]:
+        fixed = self._service.settings.precision
+        automatic = f"{fixed}, set by USE_{fixed.upper()}" if fixed else "Automatic"
+        named = [(name + (" (approximate)" if name in APPROXIMATE else ""), name) for name in preset.precisions]
+        return [(automatic, "auto"), *named]
+
     def model_updates(self, model: str) -> dict[Component, Any]:
         """Return the fields as they should be after another model was chosen: its limits and defaults."""
         preset = preset_named(model)
@@ -148,6 +185,8 @@ class Form:
             f["guidance_scale"]: gr.Slider(
                 value=d.guidance_scale, minimum=preset.guidance_scale.low, maximum=preset.guidance_scale.high
             ),
+            f["chunk_frames"]: None,
+            f["precision"]: gr.Dropdown(self._precision_choices(preset), value="auto"),
         }
 
     def reuse_updates(self, request: Mapping[str, Any], picture: Path | None) -> dict[Component, Any]:
@@ -162,6 +201,9 @@ class Form:
         return updates | {
             f["seed"]: str(request["seed"]),
             f["formats"]: list(request.get("formats", [])),
+            f["chunk_frames"]: request.get("chunk_frames"),
+            f["vram_gib"]: request.get("vram_gib"),
+            f["precision"]: gr.Dropdown(self._precision_choices(preset), value=request.get("precision", "auto")),
             f["match_picture"]: False,
             f["short_side_px"]: gr.Slider(visible=False),
             f["width"]: gr.Number(request["width"], visible=True),
@@ -186,6 +228,8 @@ def request_values(fields: Mapping[str, Any]) -> tuple[dict[str, Any], Path | No
     values["formats"] = tuple(fields["formats"] or ())
     values["num_frames"], values["fps"] = _whole(fields, "num_frames"), _whole(fields, "fps")
     values["num_inference_steps"] = _whole(fields, "num_inference_steps")
+    values["precision"], values["vram_gib"] = fields["precision"] or "auto", fields["vram_gib"]
+    values["chunk_frames"] = _whole(fields, "chunk_frames") if fields["chunk_frames"] is not None else None
     if not values["prompt"]:
         raise InputError("there is no prompt", "Say what should happen.", field="prompt")
     seed = (fields["seed"] or "").strip()
@@ -200,6 +244,16 @@ def request_values(fields: Mapping[str, Any]) -> tuple[dict[str, Any], Path | No
         short = int(fields["short_side_px"] or preset.defaults.short_side_px)
         values["width"], values["height"] = match_picture(preset, *_picture_size(image), short)
     return values, image
+
+
+def forecast_values(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request's values before there is a prompt or a picture, which is taken to be square. Raises InputError."""
+    values, _ = request_values(dict(fields) | {"prompt": fields["prompt"] or "-"})
+    if "width" not in values:
+        preset = preset_named(fields["model"])
+        short = int(fields["short_side_px"] or preset.defaults.short_side_px)
+        values["width"], values["height"] = match_picture(preset, 1, 1, short)
+    return values
 
 
 @lru_cache(maxsize=8)
@@ -217,14 +271,3 @@ def _whole(fields: Mapping[str, Any], name: str) -> int:
         return int(fields[name])
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{_WHOLE[name]} is not a whole number", "Write one.", field=name) from None
-
-
-def describe_clip(fields: Mapping[str, Any]) -> str:
-    """Return one line about the clip that the fields ask for, or what is wrong with them."""
-    try:
-        values, _ = request_values(dict(fields) | {"prompt": fields["prompt"] or "-"})
-    except I2VError as error:
-        return str(error)
-    size = f"{values['width']} × {values['height']} px · " if "width" in values else ""
-    seconds = values["num_frames"] / max(values["fps"], 1)
-    return f"{size}{values['num_frames']} frames at {values['fps']} fps = {seconds:.1f} s"

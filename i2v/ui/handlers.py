@@ -8,11 +8,14 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from i2v import devices
 from i2v.errors import I2VError, InputError
 from i2v.jobs.model import JobState
 from i2v.service import Service, Snapshot
-from i2v.ui.form import Form, describe_clip, request_values
-from i2v.ui.panel import idle_panel, job_panel
+from i2v.ui.card_presets import card_presets, preset_values
+from i2v.ui.forecast_box import look_ahead
+from i2v.ui.form import Form, request_values
+from i2v.ui.panel import idle_panel, job_panel, peak_words
 from i2v.ui.parts import Parts
 
 __all__ = ["Handlers"]
@@ -144,8 +147,35 @@ class Handlers:
             f["height"]: gr.Number(visible=not match),
         }
 
-    def describe(self, *values: Any) -> str:
-        return describe_clip(self._fields(values))
+    def forecast(self, foreseen: dict[str, Any], *values: Any) -> Updates:
+        """Bring the forecast and the presets up to the fields; only what changed is sent."""
+        p, fields = self._parts, self._fields(values)
+        box, presets = look_ahead(self._service, fields), card_presets(fields, _card())
+        updates: Updates = {p.foreseen: {"box": box, "presets": presets}}
+        if box != foreseen.get("box"):
+            updates |= {p.forecast: box} | self._offer(box.get("suggestions", []))
+        if presets != foreseen.get("presets"):
+            updates[p.card_presets] = gr.Radio(**presets)
+        return updates
+
+    def _offer(self, suggestions: list[dict[str, Any]]) -> Updates:
+        updates: Updates = {button: gr.Button(visible=False) for button in self._parts.suggestions}
+        for button, suggestion in zip(self._parts.suggestions, suggestions, strict=False):
+            updates[button] = gr.Button(suggestion["words"], visible=True)
+        return updates
+
+    def take_suggestion(self, number: int, foreseen: dict[str, Any]) -> Updates:
+        """Fill in one of the settings that were said to fit."""
+        offered = foreseen.get("box", {}).get("suggestions", [])
+        return self._form.suggestion_updates(offered[number]) if number < len(offered) else self._form.no_updates()
+
+    def choose_card_preset(self, title: str, model: str) -> Updates:
+        f = self._form.fields
+        return {f[name]: value for name, value in preset_values(title, model, _card()).items()}
+
+
+def _card() -> devices.Gpu | None:
+    return devices.first_visible_gpu(devices.gpus())
 
 
 def _preview_number(snapshot: Snapshot) -> int:
@@ -162,8 +192,9 @@ def _details(snapshot: Snapshot) -> str:
         f"seed {request['seed']}",
     ]
     if result:
-        kind = "VRAM" if result["peak_kind"] == "gpu" else "RAM"
-        parts += [f"{result['seconds']:.1f} s", f"peak {kind} {result['peak_bytes'] / (1 << 30):.2f} GiB"]
+        kind, foreseen = "VRAM" if result["peak_kind"] == "gpu" else "RAM", result.get("forecast") or {}
+        parts += [f"{result['seconds']:.1f} s", f"{kind} {peak_words(result['peak_bytes'], foreseen)}"]
+        parts += [words] if (words := result.get("plan", {}).get("words")) else []
     return f"“{_escape(request['prompt'])}”  \n" + " · ".join(parts)
 
 

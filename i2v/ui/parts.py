@@ -28,7 +28,11 @@ class Parts:
     history: gr.Gallery
     history_title: gr.Markdown
     history_ids: gr.State
-    info: gr.Markdown
+    forecast: gr.HTML
+    foreseen: gr.State  # what this tab has already been shown of the forecast
+    forecast_timer: gr.Timer
+    suggestions: tuple[gr.Button, ...]
+    card_presets: gr.Radio
 
     @property
     def shown(self) -> list[Any]:
@@ -47,3 +51,8 @@ class Parts:
             self.history_title,
             self.history_ids,
         ]
+
+    @property
+    def ahead(self) -> list[Any]:
+        """What a forecast may change."""
+        return [self.foreseen, self.forecast, *self.suggestions, self.card_presets]
