@@ -91,7 +91,8 @@ def traced_row(size: tuple[int, int, int], chunk: int) -> Row:
                 counter.adopt(*unet.parameters(), *inputs.values())
                 unet(**inputs)
             peaks.append(counter.peak_bytes)
-    return Row(MODEL, *size, chunk, "traced", *peaks, None, None, None)
+    plain, exact = peaks
+    return Row(MODEL, *size, chunk, "traced", plain, exact, None, None, None)
 
 
 @torch.inference_mode()
@@ -210,9 +211,8 @@ def _print_table(found: dict[str, Any]) -> None:
             seconds = f"{row['plain_seconds']:.2f} > {row['exact_seconds']:.2f} s ({ratio:.2f})"
         error = "-" if row["relative_error"] is None else f"{row['relative_error']:.1e}"
         size = f"{row['width']}x{row['height']}"
-        print(
-            f"{size:>10} {row['num_frames']:>6} {row['chunk_frames']:>5} {peaks}  {seconds:>18}  {error}  {row['source']}"
-        )
+        lengths = f"{row['num_frames']:>6} {row['chunk_frames']:>5}"
+        print(f"{size:>10} {lengths} {peaks}  {seconds:>18}  {error}  {row['source']}")
 
 
 def _gib(size: int | None) -> str:

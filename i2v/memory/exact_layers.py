@@ -1,8 +1,8 @@
 """The layers of a video UNet, each run a piece at a time with the same result.
 
-A layer is either independent across frames (spatial) or across pixels (temporal), so it can be run on some frames, or on
-some rows of all frames, without changing a number; group norms that span both are taken in two passes. Results go into
-the input's own memory wherever the caller says that nothing else holds it.
+A layer is either independent across frames (spatial) or across pixels (temporal), so it can be run on some frames, or
+on some rows of all frames, without changing a number; group norms that span both are taken in two passes. Results go
+into the input's own memory wherever the caller says that nothing else holds it.
 
 Hidden states are (B*F, C, H, W) throughout, frames of one video next to each other. Each piece is worked on in a
 function of its own, so that nothing of one piece is still held when the next begins.
@@ -11,6 +11,7 @@ function of its own, so that nothing of one piece is still held when the next be
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch.nn.functional as F
 from diffusers.models.resnet import TemporalConvLayer
@@ -30,7 +31,8 @@ def frame_wise(layer: Callable[[slice], Tensor], count: int, frames: int, out: T
     """
     for part in pieces(count, frames):
         out = _put(layer(part), part, count, out)
-    assert out is not None  # count is at least 1
+    if out is None:
+        raise ValueError("there are no frames")
     return out
 
 
@@ -65,7 +67,7 @@ def _convolve(layer: TemporalConvLayer, video: Tensor, rows: int) -> None:
     statistics = _statistics(stages[0][0], video, rows)
     work = video.new_empty((video.shape[0], layer.out_dim, *video.shape[2:]))
     source = video
-    for stage, following in zip(stages[:-1], stages[1:], strict=True):
+    for stage, following in pairwise(stages):
         coming = GroupStatistics(following[0])
         for part in pieces(video.shape[2], rows):
             result = _convolve_rows(stage, statistics, source[:, :, part])

@@ -54,7 +54,7 @@ def layers_in_order(unet: I2VGenXLUNet) -> list[nn.Module]:
     return [*found, unet.conv_norm_out, unet.conv_out]
 
 
-def _groups(block: nn.Module) -> list[tuple[nn.Module, ...]]:
+def _groups(block: Any) -> list[tuple[nn.Module, ...]]:
     """Return a block's layers as (resnet, temporal convolution[, attention, temporal attention]), in order."""
     lists = [block.resnets, block.temp_convs]
     if getattr(block, "has_cross_attention", False):
@@ -62,8 +62,8 @@ def _groups(block: nn.Module) -> list[tuple[nn.Module, ...]]:
     return list(zip(*lists, strict=True))
 
 
-def _mid_groups(block: nn.Module) -> list[tuple[nn.Module, ...]]:
-    """Return the middle block's layers after its first pair, as (attention, temporal attention, resnet, convolution)."""
+def _mid_groups(block: Any) -> list[tuple[nn.Module, ...]]:
+    """Return the middle block's layers after its first pair: (attention, temporal attention, resnet, convolution)."""
     return list(zip(block.attentions, block.temp_attentions, block.resnets[1:], block.temp_convs[1:], strict=True))
 
 

@@ -1,4 +1,4 @@
-"""What this machine's finished runs say about the next one: how far forecasts were off, and how fast it is. No torch."""
+"""What this machine's finished runs say of the next one: how far forecasts were off, and how fast it is. No torch."""
 
 from __future__ import annotations
 

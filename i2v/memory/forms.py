@@ -30,8 +30,8 @@ def variables_of(
     """Return the variables that the products are made of.
 
     `width`, `height` in pixels; `scale`: pixels per latent; `levels`: of the denoiser. F frames; c frames per piece;
-    A0, A1, ... latent pixels at each level; P0, P1, ... those in a piece of rows; h rows and w columns of latents; r rows
-    of a band.
+    A0, A1, ... latent pixels at each level; P0, P1, ... those in a piece of rows; h rows and w columns of latents; r
+    rows of a band.
     """
     down, across = height // scale, width // scale
     found = {"F": num_frames, "c": min(frames, num_frames), "h": down, "w": across, "r": rows}
@@ -74,8 +74,8 @@ class Component:
 class ModelForms:
     """Everything a forecast needs to know of one model's architecture.
 
-    `peaks`: by "fp16" or "fp32" (2 or 4 bytes a number), then by part of the run ("denoise.whole", "decode.bands", ...).
-    `operations`: floating-point operations of one denoiser call, one decoded frame and all encoding, by product.
+    `peaks`: by "fp16" or "fp32" (2 or 4 bytes a number), then by part of the run ("denoise.whole", "decode.bands").
+    `operations`: floating-point operations of one denoiser call ("denoise") and one decoded frame, by product.
     """
 
     key: str

@@ -25,8 +25,8 @@ class Plan:
 
     `precision` is what the denoiser's weights are stored in, `compute` what everything is computed in. `weights`:
     "resident" (all on the device), "turns" (encoders, denoiser and decoder one after another) or "streamed" (layer by
-    layer). `frames`: worked on at a time in the denoiser, None for all in the model's own forward. `vae_rows`: rows of a
-    frame at a time in the autoencoder, None for whole frames.
+    layer). `frames`: worked on at a time in the denoiser, None for all in the model's own forward. `vae_rows`: rows of
+    a frame at a time in the autoencoder, None for whole frames.
     """
 
     name: str
@@ -131,7 +131,7 @@ class Machine:
         )
 
     def limited(self, vram_gib: float | None) -> Machine:
-        """Return this machine for a run within `vram_gib`: of the card's memory, or of the CPU's where there is none."""
+        """Return this machine for a run within `vram_gib` of the card's memory, or of the CPU's where there is none."""
         if vram_gib is None:
             return self
         if self.kind == "cuda":

@@ -59,12 +59,13 @@ def fake_tensors() -> Iterator[None]:
         yield
 
 
-def fake_module(build: Callable[[], torch.nn.Module], dtype: torch.dtype) -> torch.nn.Module:
+def fake_module(build: Callable[[], torch.nn.Module], dtype: torch.dtype) -> Any:
     """Build a module of full size without its weights; call it within `fake_tensors`."""
     with unset_fake_temporarily(), torch.device("meta"):
         module = build().eval()
     for part in module.modules():
-        for table in (part._parameters, part._buffers):
+        tables: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+        for table in tables:
             for name, tensor in table.items():
                 if tensor is not None:
                     kept = dtype if tensor.is_floating_point() else tensor.dtype
@@ -83,7 +84,7 @@ def find_peak_form(part: Part) -> PeakForm:
     if any(order != orders[0] for order in orders):
         raise ValueError(f"{part.name} does not do the same at every setting")
     solver = _Solver(part, np.array(values, dtype=object))
-    steps, alive = [], {}
+    steps, alive = [], dict[int, np.ndarray]()
     total = np.zeros(len(part.products), dtype=object)
     for events in zip(*logs, strict=True):
         number, sizes = events[0][0], tuple(size for _, size in events)

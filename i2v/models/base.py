@@ -47,7 +47,7 @@ class ImageToVideo(ABC):
     def load(cls, folder: Path, preset: ModelPreset, device: torch.device, dtype: torch.dtype) -> ImageToVideo:
         """Load every component from a local folder, safetensors only. Raises ModelFilesError."""
 
-    def arrange(self, plan: Plan) -> None:
+    def arrange(self, plan: Plan) -> None:  # noqa: B027  optional on purpose
         """Take up how a plan wants the model run; possible between any two calls, also in the middle of denoising.
 
         A family that has only one way to run ignores it.

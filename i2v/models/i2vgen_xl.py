@@ -134,7 +134,8 @@ class Pipeline(ImageToVideo):
         self.vae, self.unet, self.denoiser, self.scheduler = vae, unet, unet, scheduler
         self.device, self.dtype = unet.device, unet.dtype
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        self._exact, self._vae_rows = ExactForward(unet), None
+        self._exact = ExactForward(unet)
+        self._vae_rows: int | None = None
         self._placement = Placement(self.modules(), layers_in_order(unet), self.device)
 
     @classmethod

@@ -9,6 +9,7 @@ import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,7 +34,8 @@ _PROBES = (
 _VAE_PROBES = tuple(
     {"width": width, "height": height, "num_frames": 2, "frames": 1, "rows": rows}
     for width, height, rows in (
-        (136, 176, 4), (104, 232, 4), (168, 280, 8), (200, 216, 4), (88, 408, 12), (152, 296, 8), (64, 200, 4), (232, 424, 12)
+        (136, 176, 4), (104, 232, 4), (168, 280, 8), (200, 216, 4),
+        (88, 408, 12), (152, 296, 8), (64, 200, 4), (232, 424, 12),
     )
 )  # fmt: skip
 _log = logging.getLogger(__name__)
@@ -169,7 +171,7 @@ def _denoiser_parts(
     areas = [f"{kind}{level}" for level in range(levels) for kind in "AP"]
     products = ["1", "F", "c", *areas, *(f"{n}*{area}" for n in "Fc" for area in areas)]
     for way in ("whole", "pieces", "parked"):
-        yield Part(f"denoise.{way}", _PROBES, variables, products, inputs, lambda given, way=way: run(given, way))
+        yield Part(f"denoise.{way}", _PROBES, variables, products, inputs, partial(run, way=way))
 
 
 def _vae_parts(config: Mapping[str, Any], dtype: torch.dtype, variables: Any, scale: int) -> Iterator[Part]:

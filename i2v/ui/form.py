@@ -34,7 +34,7 @@ _WHOLE = {
 class Form:
     """The fields by the name their value has in a request.
 
-    Each of the four parts is built by its method, called where in the page's layout it shall stand.
+    Each of its parts is built by its method, called where in the page's layout it shall stand.
     """
 
     def __init__(self, service: Service):
@@ -54,7 +54,7 @@ class Form:
             label="Start image",
             type="filepath",
             sources=["upload", "clipboard"],
-            height=300,
+            height=260,
             elem_id="picture",
         )
         # Gradio would decode the picture and save it again, without transparency: the file itself is wanted.
@@ -65,11 +65,13 @@ class Form:
         examples = [[text] for text in self._preset.example_prompts]
         gr.Examples(examples, inputs=[self.fields["prompt"]], label="Prompts to try", elem_id="examples")
 
+    def model(self) -> None:
+        self.fields["model"] = gr.Dropdown(
+            model_choices(self._service), value=self._preset.name, label="Model", elem_id="model", filterable=False
+        )
+
     def size_and_length(self) -> None:
         preset = self._preset
-        self.fields["model"] = gr.Dropdown(
-            model_choices(self._service), value=preset.name, label="Model", elem_id="model", filterable=False
-        )
         self.fields["match_picture"] = gr.Checkbox(True, label="Size matches my picture", elem_id="match")
         with gr.Row():
             self.fields["short_side_px"] = gr.Slider(
@@ -140,20 +142,19 @@ class Form:
         chunk = self._service.settings.chunk_frames
         with gr.Accordion("Advanced: memory and precision", open=False, elem_id="advanced"):
             with gr.Row():
-                self.fields["chunk_frames"] = gr.Number(
-                    None,
+                # Not gr.Number: an empty one becomes 0.
+                self.fields["chunk_frames"] = gr.Textbox(
                     label="Frames per chunk",
-                    info="Worked on at a time. The video is the same.",
+                    info="Worked on at a time; the video is the same.",
                     placeholder=f"{chunk}, set by CHUNK_SIZE" if chunk else "as large as fits",
-                    precision=0,
+                    max_lines=1,
                     elem_id="chunk",
                 )
-                self.fields["vram_gib"] = gr.Number(
-                    None,
+                self.fields["vram_gib"] = gr.Textbox(
                     label="Use at most (GiB)",
-                    info="Of the card's memory, or of RAM without one.",
+                    info="Of the card's memory; of RAM without a card.",
                     placeholder="all that is free",
-                    step=0.5,
+                    max_lines=1,
                     elem_id="vram",
                 )
             self.fields["precision"] = gr.Dropdown(
@@ -185,7 +186,7 @@ class Form:
             f["guidance_scale"]: gr.Slider(
                 value=d.guidance_scale, minimum=preset.guidance_scale.low, maximum=preset.guidance_scale.high
             ),
-            f["chunk_frames"]: None,
+            f["chunk_frames"]: "",
             f["precision"]: gr.Dropdown(self._precision_choices(preset), value="auto"),
         }
 
@@ -201,8 +202,8 @@ class Form:
         return updates | {
             f["seed"]: str(request["seed"]),
             f["formats"]: list(request.get("formats", [])),
-            f["chunk_frames"]: request.get("chunk_frames"),
-            f["vram_gib"]: request.get("vram_gib"),
+            f["chunk_frames"]: _number_words(request.get("chunk_frames")),
+            f["vram_gib"]: _number_words(request.get("vram_gib")),
             f["precision"]: gr.Dropdown(self._precision_choices(preset), value=request.get("precision", "auto")),
             f["match_picture"]: False,
             f["short_side_px"]: gr.Slider(visible=False),
@@ -228,8 +229,9 @@ def request_values(fields: Mapping[str, Any]) -> tuple[dict[str, Any], Path | No
     values["formats"] = tuple(fields["formats"] or ())
     values["num_frames"], values["fps"] = _whole(fields, "num_frames"), _whole(fields, "fps")
     values["num_inference_steps"] = _whole(fields, "num_inference_steps")
-    values["precision"], values["vram_gib"] = fields["precision"] or "auto", fields["vram_gib"]
-    values["chunk_frames"] = _whole(fields, "chunk_frames") if fields["chunk_frames"] is not None else None
+    values["precision"] = fields["precision"] or "auto"
+    values["chunk_frames"] = _whole(fields, "chunk_frames") if (fields["chunk_frames"] or "").strip() else None
+    values["vram_gib"] = _gib(fields["vram_gib"])
     if not values["prompt"]:
         raise InputError("there is no prompt", "Say what should happen.", field="prompt")
     seed = (fields["seed"] or "").strip()
@@ -247,7 +249,7 @@ def request_values(fields: Mapping[str, Any]) -> tuple[dict[str, Any], Path | No
 
 
 def forecast_values(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a request's values before there is a prompt or a picture, which is taken to be square. Raises InputError."""
+    """Return a request's values before there is a prompt or a picture: a square one is assumed. Raises InputError."""
     values, _ = request_values(dict(fields) | {"prompt": fields["prompt"] or "-"})
     if "width" not in values:
         preset = preset_named(fields["model"])
@@ -264,6 +266,17 @@ def _picture_size(image: Path) -> tuple[int, int]:
 
 def _uploaded_file(payload: ImageData | None) -> str | None:
     return payload.path if payload else None
+
+
+def _gib(text: str | None) -> float | None:
+    try:
+        return float(text.replace(",", ".")) if text and text.strip() else None
+    except ValueError:
+        raise InputError(f"{text!r} is not a number of GiB", "For example: 8", field="vram_gib") from None
+
+
+def _number_words(number: float | None) -> str:
+    return "" if number is None else f"{number:g}"
 
 
 def _whole(fields: Mapping[str, Any], name: str) -> int:

@@ -165,13 +165,15 @@ class Handlers:
         return updates
 
     def take_suggestion(self, number: int, foreseen: dict[str, Any]) -> Updates:
-        """Fill in one of the settings that were said to fit."""
+        """Fill in the settings that the button was offered for."""
         offered = foreseen.get("box", {}).get("suggestions", [])
-        return self._form.suggestion_updates(offered[number]) if number < len(offered) else self._form.no_updates()
+        return self._filled(offered[number]["fields"] if number < len(offered) else {})
 
     def choose_card_preset(self, title: str, model: str) -> Updates:
-        f = self._form.fields
-        return {f[name]: value for name, value in preset_values(title, model, _card()).items()}
+        return self._filled(preset_values(title, model, _card()))
+
+    def _filled(self, values: dict[str, Any]) -> Updates:
+        return {self._form.fields[name]: value for name, value in values.items()} or gr.skip()
 
 
 def _card() -> devices.Gpu | None:

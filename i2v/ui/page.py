@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from i2v.service import Service
+from i2v.ui.card_presets import build_card_presets
+from i2v.ui.forecast_box import MOST_SUGGESTIONS, build_forecast_box
 from i2v.ui.form import Form
 from i2v.ui.handlers import Handlers
 from i2v.ui.panel import build_panel, idle_panel
@@ -14,6 +17,7 @@ from i2v.ui.parts import Parts
 
 __all__ = ["build_page"]
 
+_NOT_FORESEEN = ("prompt", "negative_prompt", "seed", "formats")  # they do not change what a run takes
 _TITLE = "# i2v\nOne picture and a sentence become a video, on the machine you own."
 
 
@@ -26,21 +30,40 @@ def build_page(service: Service) -> gr.Blocks:
         with gr.Row(elem_id="main"):
             with gr.Column(elem_id="ask"):
                 form.picture_and_prompt()
-                with gr.Row():
-                    generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=3)
-                    cancel = gr.Button("Cancel", elem_id="cancel", interactive=False, scale=1, min_width=100)
-                info = gr.Markdown(elem_id="info")
+                made = _settings(form) | _action()
             with gr.Column(elem_id="answer"):
-                made = _results(generate, cancel, info)
-            with gr.Column(elem_id="settings"):
-                form.size_and_length()
-                form.more()
+                made |= _results()
         parts = _with_history(made)
         _wire(page, form, Handlers(service, form, parts), parts)
     return page
 
 
-def _results(generate: gr.Button, cancel: gr.Button, info: gr.Markdown) -> dict[str, Any]:
+def _settings(form: Form) -> dict[str, Any]:
+    with gr.Column(elem_id="settings"):
+        form.model()
+        presets = build_card_presets(elem_id="card-presets")
+        form.size_and_length()
+        form.more()
+        form.advanced()
+    return {"card_presets": presets}
+
+
+def _action() -> dict[str, Any]:
+    """Lay out what is seen before the click and the click itself; it stays in view while the settings are scrolled."""
+    with gr.Column(elem_id="action"):
+        forecast = build_forecast_box(elem_id="forecast")
+        with gr.Row(elem_id="suggestions"):
+            suggestions = tuple(
+                gr.Button(visible=False, size="sm", elem_id=f"suggestion-{number}")
+                for number in range(MOST_SUGGESTIONS)
+            )
+        with gr.Row():
+            generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=3)
+            cancel = gr.Button("Cancel", elem_id="cancel", interactive=False, scale=1, min_width=100)
+    return {"forecast": forecast, "suggestions": suggestions, "generate": generate, "cancel": cancel}
+
+
+def _results() -> dict[str, Any]:
     panel = build_panel(idle_panel(), elem_id="panel")
     result = gr.Video(
         label="Result",
@@ -63,9 +86,6 @@ def _results(generate: gr.Button, cancel: gr.Button, info: gr.Markdown) -> dict[
         "reuse": reuse,
         "retry": retry,
         "files": files,
-        "generate": generate,
-        "cancel": cancel,
-        "info": info,
     }
 
 
@@ -86,6 +106,8 @@ def _with_history(made: dict[str, Any]) -> Parts:
         job=gr.BrowserState("", storage_key="i2v_job", secret="i2v"),  # a job id is no secret of its browser
         seen=gr.State({}),
         timer=gr.Timer(2.0),
+        foreseen=gr.State({}),
+        forecast_timer=gr.Timer(3.0),  # other programs take memory and give it back
         history=history,
         history_title=title,
         history_ids=gr.State([]),
@@ -111,6 +133,17 @@ def _wire(page: gr.Blocks, form: Form, handlers: Handlers, parts: Parts) -> None
 
     form.fields["model"].input(handlers.choose_model, form.fields["model"], fields, **quiet)
     form.fields["match_picture"].change(handlers.choose_matching, form.fields["match_picture"], fields, **quiet)
-    for name in ("image", "match_picture", "short_side_px", "width", "height", "num_frames", "fps", "model"):
-        form.fields[name].change(handlers.describe, fields, parts.info, **quiet)
+    _wire_forecast(page, form, handlers, parts, quiet)
     then_tick(page.load(handlers.attach, parts.job, parts.job, **quiet))
+
+
+def _wire_forecast(page: gr.Blocks, form: Form, handlers: Handlers, parts: Parts, quiet: dict[str, Any]) -> None:
+    changes = [field.change for name, field in form.fields.items() if name not in _NOT_FORESEEN]
+    causes = [*changes, parts.forecast_timer.tick, page.load]
+    gr.on(
+        causes, handlers.forecast, [parts.foreseen, *form.components], parts.ahead, trigger_mode="always_last", **quiet
+    )
+    for number, button in enumerate(parts.suggestions):
+        button.click(partial(handlers.take_suggestion, number), parts.foreseen, form.components, **quiet)
+    chosen = [parts.card_presets, form.fields["model"]]
+    parts.card_presets.input(handlers.choose_card_preset, chosen, form.components, **quiet)

@@ -31,7 +31,7 @@ class Parts:
     forecast: gr.HTML
     foreseen: gr.State  # what this tab has already been shown of the forecast
     forecast_timer: gr.Timer
-    suggestions: tuple[gr.Button, ...]
+    suggestions: tuple[gr.Button, ...]  # hidden until nothing fits
     card_presets: gr.Radio
 
     @property

@@ -13,16 +13,35 @@ function drawMemory(memory) {
   const width = canvas.clientWidth || 300, height = 120, scale = window.devicePixelRatio || 1;
   canvas.width = width * scale;
   canvas.height = height * scale;
-  const style = getComputedStyle(root), accent = style.getPropertyValue("--color-accent") || "#0d8277";
-  const faint = style.getPropertyValue("--body-text-color-subdued") || "#888";
+  const style = getComputedStyle(root), colour = (name, otherwise) => style.getPropertyValue(name) || otherwise;
+  const accent = colour("--color-accent", "#0d8277"), faint = colour("--body-text-color-subdued", "#888");
+  const warn = colour("--i2v-warn", "#b45309");
   const points = memory.points.length ? memory.points : idle;
-  const top = Math.max(1, ...points.map((p) => p[1])) * 1.15;
+  const foreseen = memory.foreseen_bytes || 0;
+  const top = Math.max(1, foreseen, memory.peak_bytes, ...points.map((p) => p[1])) * 1.1;
   const from = points.length ? points[0][0] : 0;
   const span = Math.max(1, (points.length ? points[points.length - 1][0] : 1) - from);
   const x = (t) => ((t - from) / span) * (width - 8) + 4, y = (bytes) => height - 6 - (bytes / top) * (height - 24);
   const g = canvas.getContext("2d");
+  const line = (x1, y1, x2, y2, stroke, dash) => {
+    g.setLineDash(dash);
+    g.strokeStyle = stroke;
+    g.lineWidth = 1;
+    g.beginPath();
+    g.moveTo(x1, y1);
+    g.lineTo(x2, y2);
+    g.stroke();
+    g.setLineDash([]);
+  };
+  const level = (bytes, words, stroke, dash, atRight) => {
+    line(4, y(bytes), width - 4, y(bytes), stroke, dash);
+    g.fillStyle = stroke;
+    g.textAlign = atRight ? "right" : "left";
+    g.fillText(words + " " + gib(bytes), atRight ? width - 8 : 8, Math.max(12, y(bytes) - 4));
+  };
   g.scale(scale, scale);
   g.clearRect(0, 0, width, height);
+  g.font = "11px system-ui, sans-serif";
   if (points.length < 2) return;
   g.beginPath();
   points.forEach(([t, bytes], i) => (i ? g.lineTo(x(t), y(bytes)) : g.moveTo(x(t), y(bytes))));
@@ -36,19 +55,23 @@ function drawMemory(memory) {
   g.fillStyle = accent;
   g.fill();
   g.globalAlpha = 1;
-  if (memory.peak_bytes) {
-    g.setLineDash([4, 4]);
-    g.strokeStyle = faint;
-    g.lineWidth = 1;
-    g.beginPath();
-    g.moveTo(4, y(memory.peak_bytes));
-    g.lineTo(width - 4, y(memory.peak_bytes));
-    g.stroke();
-    g.setLineDash([]);
-    g.fillStyle = faint;
-    g.font = "11px system-ui, sans-serif";
-    g.fillText("peak " + gib(memory.peak_bytes), 8, Math.max(12, y(memory.peak_bytes) - 4));
+  for (const t of memory.marks || []) {
+    const at = Math.min(width - 5, Math.max(5, x(t)));
+    line(at, 0, at, height, warn, [2, 3]);
+    g.fillStyle = warn;
+    g.textAlign = "center";
+    g.fillText("▼", at, 10);
   }
+  if (memory.peak_bytes) level(memory.peak_bytes, "peak", faint, [4, 4], false);
+  if (foreseen) level(foreseen, "foreseen", accent, [1, 3], true);
+}
+
+function showEvents(sentences) {
+  const list = $(".events");
+  if (list.dataset.shown === JSON.stringify(sentences)) return;
+  list.dataset.shown = JSON.stringify(sentences);
+  list.replaceChildren(...sentences.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
+  list.hidden = !sentences.length;
 }
 
 function show() {
@@ -68,6 +91,7 @@ function show() {
   message.hidden = !v.message;
   put(".message", v.message || "");
   put(".plan", v.plan || "");
+  showEvents([...(v.step_downs || []), ...(v.warnings || [])]);
   if (v.preview) {
     $(".preview img").src = v.preview;
     $(".preview").hidden = false;
@@ -80,9 +104,9 @@ function show() {
     }
     put(".what", m.label);
     put(".used", m.points.length ? gib(m.used_bytes) : "");
-    put(".peak", m.peak_bytes ? "· peak " + gib(m.peak_bytes) : "");
+    put(".peak", m.peak_words ? "· " + m.peak_words : "");
     put(".total", m.device_label + gib(m.device_used_bytes) + " of " + gib(m.device_total_bytes));
-    $("canvas").setAttribute("aria-label", "Memory over time: now " + gib(m.used_bytes) + (m.peak_bytes ? ", peak " + gib(m.peak_bytes) : ""));
+    $("canvas").setAttribute("aria-label", "Memory over time: now " + gib(m.used_bytes) + (m.peak_words ? ", " + m.peak_words : ""));
     drawMemory(m);
   }
   document.title = v.running ? percent + " % · i2v" : "i2v";
