@@ -14,10 +14,12 @@ __all__ = ["Experience", "RunRecord", "Seconds"]
 
 _RECENT = 20
 # A denoiser reaches about half the rate of a plain matrix product. A call launches thousands of operations, which
-# takes this long however small they are.
-_EFFICIENCY, _CALL_S = 0.5, 0.03
-# Turning a frame into a file's bytes, and moving a picture by a field: seconds per pixel on one of today's cores.
-_PIXEL_S = 1.5e-7
+# takes this long however small they are: 0.1 s measured with the built-in model on two cores.
+_EFFICIENCY, _CALL_S = 0.5, 0.1
+# Moving a picture by a field and turning a frame into a file's bytes: 2.3e-7 s per pixel measured on two cores.
+_PIXEL_S = 2.3e-7
+# Importing the libraries, and reading weights from a disk: 3 s measured, and a gigabyte a second.
+_LOAD_S, _LOAD_RATE = 3.0, 1e9
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Experience:
         return int(statistics.median(alike[:_RECENT])) if alike else 0
 
     def seconds(
-        self, request: GenerationRequest, plan: Plan, operations: float, decoding: float, pixels: int
+        self, request: GenerationRequest, plan: Plan, operations: float, decoding: float, pixels: int, weights: int
     ) -> Seconds | None:
         """Return how long the run will take, loading included; None when nothing is known of this device's speed."""
         alike = [
@@ -117,6 +119,7 @@ class Experience:
         if not rate:
             return None
         likely = (operations + decoding) / (rate * _EFFICIENCY) + calls * _CALL_S + pixels * _PIXEL_S
+        likely += _LOAD_S + weights / _LOAD_RATE
         return Seconds(likely, likely / 2, likely * 3, "estimate")
 
 

@@ -25,7 +25,6 @@ _WORKSPACE_BYTES = GIB // 8
 _PROCESS_BYTES = int(0.43 * GIB)
 _CUDA_LIBRARIES_BYTES = 2 * GIB
 _BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "nf4": 0.5625}
-_LATENT_CHANNELS = 4
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,8 @@ def forecast(
 ) -> Forecast:
     """Foresee a run."""
     on_card = plan.device != "cpu"
-    stages = _Stages(request, plan, forms).all()
+    counted = _Stages(request, plan, forms)
+    stages = counted.all()
     largest = max(stages.values(), key=lambda stage: stage.tensor_bytes)
     excess = experience.excess_bytes(request.model, plan) if experience else 0
     tensors = largest.tensor_bytes + (max(_WORKSPACE_BYTES, excess) if on_card else 0)
@@ -74,7 +74,8 @@ def forecast(
     operations = request.num_inference_steps * passes * forms.operations_of("denoise", variables)
     decoding = request.num_frames * forms.operations_of("decode", variables)
     pixels = request.num_frames * request.width * request.height
-    seconds = experience.seconds(request, plan, operations, decoding, pixels) if experience else None
+    work = (operations, decoding, pixels, counted.all_weights)
+    seconds = experience.seconds(request, plan, *work) if experience else None
     return Forecast(
         stages=stages,
         weights_bytes=largest.weights_bytes,
@@ -106,11 +107,11 @@ class _Stages:
     def __init__(self, request: GenerationRequest, plan: Plan, forms: ModelForms):
         self._request, self._plan, self._forms = request, plan, forms
         self._variables = _variables(request, plan, forms)
-        self._all_weights = sum(self._weights(name) for name in forms.components)
+        self.all_weights = sum(self._weights(name) for name in forms.components)
         self._base_ram = _PROCESS_BYTES
         if plan.device != "cpu":
             self._base_ram += _CUDA_LIBRARIES_BYTES
-            self._base_ram += 0 if plan.weights == "resident" else self._all_weights
+            self._base_ram += 0 if plan.weights == "resident" else self.all_weights
 
     def all(self) -> dict[str, StagePeak]:
         components = self._forms.components
@@ -121,23 +122,23 @@ class _Stages:
         return {
             "load": self._load(),
             "encode": max(encoding, key=lambda stage: stage.tensor_bytes),
-            "denoise": self._peak("unet", self._denoiser(), held=self._held()),
-            "decode": self._peak(decoder, self._vae("decode"), held=self._latents()),
+            "denoise": self._peak("unet", self._denoiser(), "denoise.held"),
+            "decode": self._peak(decoder, self._vae("decode"), "decode.held"),
         }
 
     def _load(self) -> StagePeak:
         # A component is read into main memory and then moved; on a CPU it stays where it is.
         largest = max(self._weights(name) for name in self._forms.components)
-        on_device = self._all_weights if self._plan.weights == "resident" else 0
+        on_device = self.all_weights if self._plan.weights == "resident" else 0
         return StagePeak(on_device, 0, self._ram(on_device if self._plan.device == "cpu" else largest))
 
-    def _peak(self, component: str | None, part: str, held: int = 0) -> StagePeak:
+    def _peak(self, component: str | None, part: str, held: str = "") -> StagePeak:
         if self._plan.weights == "resident":
-            weights = self._all_weights
+            weights = self.all_weights
         else:
             weights = self._at_once(component) if component else 0
         precision = self._plan.compute
-        active = self._forms.peak_bytes(precision, part, self._variables) + held
+        active = sum(self._forms.peak_bytes(precision, name, self._variables) for name in (part, held))
         if component == "unet" and self._plan.precision not in ("fp32", "fp16", "bf16"):
             # One layer at a time is turned back into the precision that is computed in.
             active += int(self._forms.components["unet"].largest_leaf * _BYTES[precision])
@@ -148,7 +149,11 @@ class _Stages:
         return self._base_ram + tensors + frames
 
     def _parked(self) -> int:
-        return self._forms.peak_bytes(self._plan.compute, "parked", self._variables) if self._plan.parks_skips else 0
+        return (
+            self._forms.peak_bytes(self._plan.compute, "denoise.skips", self._variables)
+            if self._plan.parks_skips
+            else 0
+        )
 
     def _weights(self, name: str) -> int:
         component = self._forms.components[name]
@@ -172,11 +177,3 @@ class _Stages:
 
     def _vae(self, part: str) -> str:
         return f"{part}.bands" if self._plan.vae_rows else f"{part}.whole"
-
-    def _latents(self) -> int:
-        """Return the bytes of one clip of float32 latents."""
-        return int(_LATENT_CHANNELS * 4 * self._variables["F"] * self._variables["A0"])
-
-    def _held(self) -> int:
-        """Return what waits while the denoiser runs: latents, the other half of guidance, image latents, input."""
-        return int(self._latents() * (2 + 2 * _BYTES[self._plan.compute] / 4))

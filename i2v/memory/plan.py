@@ -142,4 +142,5 @@ class Machine:
         note = f"using at most {vram_gib:g} GiB"
         if size > self.ram_total_bytes:
             note += f", more than the {self.ram_total_bytes / GIB:.1f} GiB that this machine has"
-        return replace(self, ram_free_bytes=min(size, self.ram_free_bytes), note=note)
+        total, free = min(size, self.ram_total_bytes), min(size, self.ram_free_bytes)
+        return replace(self, ram_total_bytes=total, ram_free_bytes=free, note=note)

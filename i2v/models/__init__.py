@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -10,10 +9,6 @@ if TYPE_CHECKING:
     from i2v.models.base import ImageToVideo
 
 __all__ = ["family"]
-
-# diffusers loads torchao wherever that is installed; what it then says is about cards and kernels that nobody asked for.
-for _chatty in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao"):
-    logging.getLogger(_chatty).setLevel(logging.ERROR)
 
 
 def family(name: str) -> type[ImageToVideo]:

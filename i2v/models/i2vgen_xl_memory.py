@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -106,7 +107,7 @@ def _count(module: torch.nn.Module) -> int:
 
 def find_peaks(architecture: Architecture, width: str) -> dict[str, PeakForm]:
     """Trace every part of a run in numbers of 2 ("fp16") or 4 bytes ("fp32")."""
-    found = {}
+    found = _held(architecture, width)
     with fake_tensors():
         for part in _parts(architecture, width):
             try:
@@ -116,6 +117,23 @@ def find_peaks(architecture: Architecture, width: str) -> dict[str, PeakForm]:
                     raise
                 _log.warning("%s; it is taken for whole frames", error)  # other widths may not divide evenly
     return found
+
+
+def _held(architecture: Architecture, width: str) -> dict[str, PeakForm]:
+    """Return what is held beside the activations: clips of latents, and the skip connections when they are parked."""
+    number = {"fp16": 2, "fp32": 4}[width]
+    unet = architecture["unet"]
+    skips = Counter({"F*A0": unet["block_out_channels"][0]})
+    for level, channels in enumerate(unet["block_out_channels"]):
+        skips[f"F*A{level}"] += channels * unet["layers_per_block"]
+        if level + 1 < len(unet["block_out_channels"]):
+            skips[f"F*A{level + 1}"] += channels
+    channels = architecture["vae"]["latent_channels"]
+    # While denoising: float32 latents and the first half of guidance, and in the model's numbers its input and the
+    # image latents. While decoding: float32 latents.
+    held = {"denoise.held": 2 * 4 + 2 * number, "decode.held": 4}
+    forms = {name: PeakForm(({"F*A0": channels * size},)) for name, size in held.items()}
+    return forms | {"denoise.skips": PeakForm(({name: number * count for name, count in skips.items()},))}
 
 
 def find_operations(architecture: Architecture) -> dict[str, dict[str, float]]:
