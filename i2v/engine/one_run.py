@@ -111,6 +111,7 @@ class OneRun:
             "peak_vram_bytes": foreseen.peak_vram_bytes,
             "peak_ram_bytes": foreseen.peak_ram_bytes,
             "comparable_bytes": foreseen.tensor_bytes if on_card else foreseen.peak_ram_bytes,
+            "counted_bytes": foreseen.counted_bytes,
             "operations": foreseen.operations,
             "pixels": foreseen.pixels,
             "seconds": foreseen.seconds.likely_s if foreseen.seconds else None,

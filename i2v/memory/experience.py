@@ -62,7 +62,7 @@ class RunRecord:
             device=plan["device"],
             compute=plan["compute"],
             weights=plan["weights"],
-            excess_bytes=result["peak_bytes"] - foreseen["comparable_bytes"],
+            excess_bytes=result["peak_bytes"] - foreseen["counted_bytes"],
             operations=foreseen["operations"],
             calls=passes * request["num_inference_steps"],
             pixels=foreseen["pixels"],

@@ -42,7 +42,10 @@ class StagePeak:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Peaks of a whole run. `tensor_bytes` is what torch will report, `peak_vram_bytes` what the card must have."""
+    """Peaks of a whole run. `tensor_bytes` is what torch will report, `peak_vram_bytes` what the card must have.
+
+    `counted_bytes` is what a measured peak is compared with to learn from: without what past runs have added.
+    """
 
     stages: dict[str, StagePeak]
     weights_bytes: int
@@ -50,6 +53,7 @@ class Forecast:
     tensor_bytes: int
     peak_vram_bytes: int
     peak_ram_bytes: int
+    counted_bytes: int
     operations: float
     pixels: int
     seconds: Seconds | None
@@ -68,7 +72,8 @@ def forecast(
     largest = max(stages.values(), key=lambda stage: stage.tensor_bytes)
     excess = experience.excess_bytes(request.model, plan) if experience else 0
     tensors = largest.tensor_bytes + (max(_WORKSPACE_BYTES, excess) if on_card else 0)
-    ram = max(stage.ram_bytes for stage in stages.values()) + (0 if on_card else excess)
+    counted_ram = max(stage.ram_bytes for stage in stages.values())
+    ram = counted_ram + (0 if on_card else excess)
     variables = _variables(request, plan, forms)
     passes = 2 if request.guidance_scale > 1 else 1
     operations = request.num_inference_steps * passes * forms.operations_of("denoise", variables)
@@ -83,6 +88,7 @@ def forecast(
         tensor_bytes=tensors,
         peak_vram_bytes=tensors + _CONTEXT_BYTES if on_card else 0,
         peak_ram_bytes=ram,
+        counted_bytes=largest.tensor_bytes if on_card else counted_ram,
         operations=operations,
         pixels=pixels,
         seconds=seconds,

@@ -47,6 +47,12 @@ class Rung:
             "seconds_high": round(seconds.high_s, 1) if seconds else None,
             "fits": self.fits,
             "chosen": self.chosen,
+            "stages": {
+                name: {"vram_bytes": stage.tensor_bytes, "ram_bytes": stage.ram_bytes}
+                if self.plan.device != "cpu"
+                else {"vram_bytes": 0, "ram_bytes": stage.ram_bytes}
+                for name, stage in self.forecast.stages.items()
+            },
             "words": self.plan.words(),
             "reason": self.plan.reason,
         }

@@ -57,6 +57,20 @@ class Worker:
 
     def work(self) -> None:
         """Run commands until told to stop."""
+        try:
+            engine = self._make_engine()
+        except ImportError as error:
+            _log.exception("the worker cannot work")
+            self._refuse_all(error)
+            return
+        self.send(Event("ready", data={"pid": os.getpid()}))
+        while True:
+            command = self._commands.get()
+            if command["type"] == "stop":
+                return
+            self._run(engine, command["spec"])
+
+    def _make_engine(self) -> Any:
         from diffusers.utils import logging as diffusers_logging  # torch comes in here, in the worker only
         from transformers.utils import logging as transformers_logging
 
@@ -65,14 +79,18 @@ class Worker:
 
         diffusers_logging.disable_progress_bar()
         transformers_logging.disable_progress_bar()
-        engine = Engine()
         measure_card(self._home)
-        self.send(Event("ready", data={"pid": os.getpid()}))
-        while True:
-            command = self._commands.get()
-            if command["type"] == "stop":
-                return
-            self._run(engine, command["spec"])
+        return Engine()
+
+    def _refuse_all(self, error: ImportError) -> None:
+        """Say of every job that something is not installed, until told to stop."""
+        missing = error.name or "a library"
+        refusal = GenerationError(
+            f"{missing} is not installed or does not load", "Run ./start_app.sh, which installs what is missing."
+        )
+        while (command := self._commands.get())["type"] != "stop":
+            spec = command["spec"]
+            self.send(Event("failed", spec["job_id"], spec["attempt"], refusal.to_dict()))
 
     def _run(self, engine: Any, message: dict[str, Any]) -> None:
         from i2v.engine.run import RunSpec

@@ -193,3 +193,38 @@ def test_history_is_newest_first_and_survives_a_restart(service: Service, photo:
     reopened = Service(service.settings)
     assert [s.job.id for s in reopened.history()] == ids[::-1]
     reopened.close()
+
+
+def test_a_worker_without_torch_says_so_and_the_page_goes_on(
+    service: Service, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")
+    monkeypatch.setenv("PYTHONPATH", str(broken))
+    job = service.submit(SMALL, photo)
+    done = finished(service, job.id)
+    assert done.job.state is JobState.FAILED
+    assert done.job.error
+    assert "torch is not installed" in done.job.error["message"]
+    assert "start_app.sh" in done.job.error["remedy"]
+    again = service.submit(SMALL, photo)  # the worker lives on and answers the next one too
+    assert finished(service, again.id).job.state is JobState.FAILED
+
+
+def test_a_job_keeps_its_forecast_and_its_measured_peak(service: Service, photo: Path) -> None:
+    job = service.submit(SMALL, photo)
+    done = finished(service, job.id)
+    assert done.job.state is JobState.DONE, done.job.error
+    result = done.job.result
+    assert result
+    assert result["peak_bytes"] > 0
+    assert result["forecast"]["peak_ram_bytes"] > 0
+    assert result["step_downs"] == []
+
+    def learnt() -> bool:
+        ladder = service.forecast(SMALL, (96, 64), wait=True)
+        seconds = ladder.chosen.forecast.seconds if ladder and ladder.chosen else None
+        return seconds is not None and seconds.source == "runs"
+
+    wait_until(learnt, timeout_s=15)
