@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from i2v.memory.forms import ModelForms
+from i2v.memory.forms import ModelForms, PeakForm
 from i2v.memory.tables import TABLES, architecture_of, find_forms, forms_path, table_key, versions, width_of
 from i2v.models.download import model_folder
 from i2v.presets import ModelPreset, preset_named
@@ -25,17 +27,38 @@ _log = logging.getLogger(__name__)
 
 
 def build_forms(preset: ModelPreset, architecture: Mapping[str, Any], widths: tuple[str, ...]) -> ModelForms:
-    """Trace a model. `widths`: of "fp16" (any 2-byte numbers) and "fp32". Raises ValueError when it has no formula."""
+    """Trace a model. `widths`: of "fp16" (any 2-byte numbers) and "fp32". Raises ValueError when it has no formula.
+
+    Two processes share the work, which is Python's and runs on one core each.
+    """
     family = import_module(f"i2v.models.{preset.family}_memory")
-    return ModelForms(
-        key=table_key(preset, architecture),
-        scale=family.scale_of(architecture),
-        levels=family.levels_of(architecture),
-        components=family.component_sizes(architecture),
-        peaks={width: family.find_peaks(architecture, width) for width in widths},
-        operations=family.find_operations(architecture),
-        versions=versions(),
-    )
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        going = {
+            width: [pool.submit(_find_peaks, preset.family, architecture, width, share) for share in family.SHARES]
+            for width in widths
+        }
+        return ModelForms(
+            key=table_key(preset, architecture),
+            scale=family.scale_of(architecture),
+            levels=family.levels_of(architecture),
+            components=family.component_sizes(architecture),
+            operations=pool.submit(_find_operations, preset.family, architecture).result(),
+            peaks={
+                width: {name: form for share in shares for name, form in share.result().items()}
+                for width, shares in going.items()
+            },
+            versions=versions(),
+        )
+
+
+def _find_peaks(family: str, architecture: Mapping[str, Any], width: str, share: str) -> dict[str, PeakForm]:
+    found: dict[str, PeakForm] = import_module(f"i2v.models.{family}_memory").find_peaks(architecture, width, share)
+    return found
+
+
+def _find_operations(family: str, architecture: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = import_module(f"i2v.models.{family}_memory").find_operations(architecture)
+    return found
 
 
 def forms_of(preset: ModelPreset, home: Path, precision: str) -> ModelForms:

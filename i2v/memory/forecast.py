@@ -139,10 +139,8 @@ class _Stages:
         return StagePeak(on_device, 0, self._ram(on_device if self._plan.device == "cpu" else largest))
 
     def _peak(self, component: str | None, part: str, held: str = "") -> StagePeak:
-        if self._plan.weights == "resident":
-            weights = self.all_weights
-        else:
-            weights = self._at_once(component) if component else 0
+        present = self._at_once(component) if component else 0
+        weights = self.all_weights if self._plan.weights == "resident" else present
         precision = self._plan.compute
         active = sum(self._forms.peak_bytes(precision, name, self._variables) for name in (part, held))
         if component == "unet" and self._plan.precision not in ("fp32", "fp16", "bf16"):

@@ -26,6 +26,7 @@ from i2v.memory.pieces import first_pieces_only
 
 __all__ = ["Part", "count_operations", "fake_module", "fake_tensors", "find_peak_form"]
 
+_ENOUGH_FOR_TWO = 3  # probes: two to solve for two factors, and one to see that they are right
 _PARTS = tuple(2**power for power in range(11))
 
 
@@ -142,8 +143,13 @@ class _Solver:
             factor = Fraction(sizes[0], self._values[0, column])
             # A part of a byte per unit: a tensor that was reduced by a power of two.
             if factor.denominator in _PARTS and self._explains(sizes, {column: factor}):
-                found[column] = factor
-                return found
+                found[column] += factor
+        if np.count_nonzero(found) == 1:
+            return found
+        if np.count_nonzero(found):
+            raise ValueError(f"{self._part.name}: the probes do not tell the products apart")
+        if len(sizes) < _ENOUGH_FOR_TWO:
+            raise self._unexplained(sizes)
         for first, second in itertools.combinations(range(len(found)), 2):
             pair = self._two(sizes, first, second)
             if pair and self._explains(sizes, {first: pair[0], second: pair[1]}):

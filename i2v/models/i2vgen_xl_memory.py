@@ -8,9 +8,10 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -22,14 +23,14 @@ from i2v.memory.exact_vae import decode_in_bands, encode_in_bands
 from i2v.memory.forms import Component, PeakForm, variables_of
 from i2v.memory.trace import Part, count_operations, fake_module, fake_tensors, find_peak_form
 
-__all__ = ["build_component", "component_sizes", "find_operations", "find_peaks", "levels_of", "scale_of"]
+__all__ = ["SHARES", "build_component", "component_sizes", "find_operations", "find_peaks", "levels_of", "scale_of"]
 
 Architecture = Mapping[str, Mapping[str, Any]]
-# Unlike one another in every dimension, small, with at least two pieces of everything; heights differ from widths.
+# Unlike one another in every dimension, small, with at least two pieces of everything. Their latents are odd at every
+# level, so that no level's pixels are a multiple of another's; two that differ in everything tell the products apart.
 _PROBES = (
-    {"width": 272, "height": 176, "num_frames": 7, "frames": 2, "rows": 16},
-    {"width": 208, "height": 304, "num_frames": 11, "frames": 3, "rows": 24},
-    {"width": 344, "height": 232, "num_frames": 13, "frames": 5, "rows": 40},
+    {"width": 264, "height": 136, "num_frames": 7, "frames": 2, "rows": 16},
+    {"width": 392, "height": 264, "num_frames": 11, "frames": 3, "rows": 24},
 )
 # The bands of every level are a whole number of rows, and the picture has several of them even at the deepest level.
 _VAE_PROBES = tuple(
@@ -39,6 +40,8 @@ _VAE_PROBES = tuple(
         (88, 408, 12), (152, 296, 8), (64, 200, 4), (232, 424, 12),
     )
 )  # fmt: skip
+SHARES = ("longest", "rest")  # about as long as one another, for two processes
+_LONGEST = ("denoise.pieces", "denoise.parked")
 _log = logging.getLogger(__name__)
 _COMPONENTS = ("text_encoder", "image_encoder", "unet", "vae")
 _EVEN = ((4, 3, 5), (3, 5, 9), (6, 4, 3), (5, 7, 2), (8, 8, 16))
@@ -105,11 +108,11 @@ def _count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def find_peaks(architecture: Architecture, width: str) -> dict[str, PeakForm]:
-    """Trace every part of a run in numbers of 2 ("fp16") or 4 bytes ("fp32")."""
+def find_peaks(architecture: Architecture, width: str, share: str = "all") -> dict[str, PeakForm]:
+    """Trace every part of a run, or one share of them, in numbers of 2 ("fp16") or 4 bytes ("fp32")."""
     found = _held(architecture, width)
     with fake_tensors():
-        for part in _parts(architecture, width):
+        for part in _parts(architecture, width, share):
             try:
                 found[part.name] = find_peak_form(part)
             except ValueError as error:
@@ -142,30 +145,36 @@ def find_operations(architecture: Architecture) -> dict[str, dict[str, float]]:
     even = [{"width": 64 * w, "height": 64 * h, "num_frames": f, "frames": 1, "rows": 8} for w, h, f in _EVEN]
     products = {"denoise.whole": ["F", "F*A0", "F*A0*A0", "F*F*A0"], "decode.whole": ["A0", "A0*A0"]}
     with fake_tensors():
-        parts = {part.name: part for part in _parts(architecture, "fp16")}
+        kinds = (_denoiser_parts(architecture, torch.float16), _vae_parts(architecture, torch.float16))
+        parts = {part.name: part for part in chain(*kinds)}
         return {
             name.partition(".")[0]: count_operations(replace(parts[name], probes=even, products=terms))
             for name, terms in products.items()
         }
 
 
-def _parts(architecture: Architecture, width: str) -> Iterator[Part]:
+def _parts(architecture: Architecture, width: str, share: str) -> Iterator[Part]:
     """Yield the parts to trace; iterate within `fake_tensors`."""
-    scale, levels = scale_of(architecture), levels_of(architecture)
     dtype = {"fp16": torch.float16, "fp32": torch.float32}[width]
+    for part in _denoiser_parts(architecture, dtype):
+        if share == "all" or (part.name in _LONGEST) == (share == "longest"):
+            yield part
+    if share != "longest":
+        yield from _vae_parts(architecture, dtype)
+        yield from _encoder_parts(architecture, dtype)
 
-    def variables(probe: Mapping[str, int]) -> dict[str, int]:
-        return variables_of(**probe, scale=scale, levels=levels)
 
-    yield from _denoiser_parts(architecture["unet"], dtype, variables, scale, levels)
-    yield from _vae_parts(architecture["vae"], dtype, variables, scale)
-    yield from _encoder_parts(architecture, dtype, variables)
+def _variables_for(architecture: Architecture) -> Callable[[Mapping[str, int]], dict[str, int]]:
+    return partial(_variables, scale=scale_of(architecture), levels=levels_of(architecture))
 
 
-def _denoiser_parts(
-    config: Mapping[str, Any], dtype: torch.dtype, variables: Any, scale: int, levels: int
-) -> Iterator[Part]:
-    unet = fake_module(lambda: build_component("unet", config), dtype)
+def _variables(probe: Mapping[str, int], scale: int, levels: int) -> dict[str, int]:
+    return variables_of(**probe, scale=scale, levels=levels)
+
+
+def _denoiser_parts(architecture: Architecture, dtype: torch.dtype) -> Iterator[Part]:
+    scale, levels, variables = scale_of(architecture), levels_of(architecture), _variables_for(architecture)
+    unet = fake_module(lambda: build_component("unet", architecture["unet"]), dtype)
     forward = ExactForward(unet)
     channels, width = unet.config.in_channels, unet.config.cross_attention_dim
 
@@ -186,14 +195,15 @@ def _denoiser_parts(
         forward.frames, forward.parks_skips = None if way == "whole" else inputs["frames"], way == "parked"
         return unet(**{name: value for name, value in inputs.items() if name not in ("weights", "frames")})
 
-    areas = [f"{kind}{level}" for level in range(levels) for kind in "AP"]
-    products = ["1", "F", "c", *areas, *(f"{n}*{area}" for n in "Fc" for area in areas)]
+    places = [f"F*{kind}{level}" for level in range(levels) for kind in "AP"]
+    products = ["1", "F", "c", "A0", *places, *(f"c*A{level}" for level in range(levels))]
     for way in ("whole", "pieces", "parked"):
         yield Part(f"denoise.{way}", _PROBES, variables, products, inputs, partial(run, way=way))
 
 
-def _vae_parts(config: Mapping[str, Any], dtype: torch.dtype, variables: Any, scale: int) -> Iterator[Part]:
-    vae = fake_module(lambda: build_component("vae", config), dtype)
+def _vae_parts(architecture: Architecture, dtype: torch.dtype) -> Iterator[Part]:
+    scale, variables = scale_of(architecture), _variables_for(architecture)
+    vae = fake_module(lambda: build_component("vae", architecture["vae"]), dtype)
 
     def latent(probe: Mapping[str, int]) -> dict[str, Any]:
         size = (1, vae.config.latent_channels, probe["height"] // scale, probe["width"] // scale)
@@ -203,19 +213,26 @@ def _vae_parts(config: Mapping[str, Any], dtype: torch.dtype, variables: Any, sc
         size = (1, 3, probe["height"], probe["width"])
         return {"weights": vae, "input": torch.empty(size, dtype=dtype), "rows": probe["rows"]}
 
-    whole = ["1", "h", "w", "A0"]
-    bands = [*whole, "r", "r*w"]
     ways = {
-        "decode.whole": (whole, latent, lambda given: vae.decode(given["input"]).sample),
-        "decode.bands": (bands, latent, lambda given: decode_in_bands(vae, given["input"], given["rows"])),
-        "vae_encode.whole": (whole, picture, lambda given: vae.encode(given["input"]).latent_dist),
-        "vae_encode.bands": (bands, picture, lambda given: encode_in_bands(vae, given["input"], given["rows"])),
+        "decode.whole": (["A0"], latent, lambda given: vae.decode(given["input"]).sample),
+        "decode.bands": (
+            ["1", "A0", "w", "r*w"],
+            latent,
+            lambda given: decode_in_bands(vae, given["input"], given["rows"]),
+        ),
+        "vae_encode.whole": (["1", "A0", "h", "w"], picture, lambda given: vae.encode(given["input"]).latent_dist),
+        "vae_encode.bands": (
+            ["1", "A0", "h", "w", "r", "r*w"],
+            picture,
+            lambda given: encode_in_bands(vae, given["input"], given["rows"]),
+        ),
     }
     for name, (products, prepare, run) in ways.items():
-        yield Part(name, _VAE_PROBES, variables, products, prepare, run)
+        yield Part(name, _VAE_PROBES[: len(products) + 1], variables, products, prepare, run)  # one to check by
 
 
-def _encoder_parts(architecture: Architecture, dtype: torch.dtype, variables: Any) -> Iterator[Part]:
+def _encoder_parts(architecture: Architecture, dtype: torch.dtype) -> Iterator[Part]:
+    variables = _variables_for(architecture)
     text = fake_module(lambda: build_component("text_encoder", architecture["text_encoder"]), dtype)
     image = fake_module(lambda: build_component("image_encoder", architecture["image_encoder"]), dtype)
     side = architecture["image_encoder"]["image_size"]
@@ -227,6 +244,6 @@ def _encoder_parts(architecture: Architecture, dtype: torch.dtype, variables: An
     def picture(probe: Mapping[str, int]) -> dict[str, Any]:
         return {"weights": image, "input": torch.empty((1, 3, side, side), dtype=dtype)}
 
-    one = _PROBES[:2]
+    one = _PROBES
     yield Part("encode.text", one, variables, ["1"], tokens, lambda g: text(g["input"], output_hidden_states=True))
     yield Part("encode.image", one, variables, ["1"], picture, lambda g: image(g["input"]))

@@ -17,9 +17,10 @@ from i2v.memory.trace import Part, count_operations, fake_module, fake_tensors, 
 from i2v.models.i2vgen_xl_memory import build_component, component_sizes
 from i2v.models.motion import MotionRenderer
 
-__all__ = ["component_sizes", "find_operations", "find_peaks", "levels_of", "scale_of"]
+__all__ = ["SHARES", "component_sizes", "find_operations", "find_peaks", "levels_of", "scale_of"]
 
 Architecture = Mapping[str, Mapping[str, Any]]
+SHARES = ("all",)
 _PROBES = (
     {"width": 176, "height": 80, "num_frames": 5},
     {"width": 96, "height": 208, "num_frames": 7},
@@ -42,7 +43,7 @@ def levels_of(architecture: Architecture) -> int:
     return 1
 
 
-def find_peaks(architecture: Architecture, width: str) -> dict[str, PeakForm]:
+def find_peaks(architecture: Architecture, width: str, share: str = "all") -> dict[str, PeakForm]:
     """Trace every part of a run in numbers of 2 ("fp16") or 4 bytes ("fp32")."""
     with fake_tensors():
         peaks = {part.name: find_peak_form(part) for part in _model_parts(architecture, width)}

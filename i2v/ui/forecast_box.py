@@ -91,11 +91,14 @@ def _matter(ladder: Ladder, rung: Rung) -> tuple[int, int, str]:
 
 
 def _refusal(ladder: Ladder) -> dict[str, Any]:
-    found = ladder.suggestions()[:MOST_SUGGESTIONS]
-    advice = "This would fit:" if found else "Close other programs, or choose a smaller model."
+    offers = [{"words": f"Use {s.words}", "fields": _changed_fields(ladder, s)} for s in ladder.suggestions()]
+    approximate = next((rung.plan.precision for rung in ladder.rungs if rung.fits and not rung.plan.exact), None)
+    if approximate:
+        offers.append({"words": f"Use {approximate} (approximate)", "fields": {"precision": approximate}})
+    advice = "This would fit:" if offers else "Close other programs, or choose a smaller model."
     return {
         "message": f"The smallest plan, {ladder.smallest.plan.reason} {advice}",
-        "suggestions": [{"words": f"Use {s.words}", "fields": _changed_fields(ladder, s)} for s in found],
+        "suggestions": offers[:MOST_SUGGESTIONS],
     }
 
 
@@ -121,7 +124,7 @@ def time_words(seconds: Seconds | None) -> str:
     if low.split()[1] == high.split()[1]:
         low = low.split()[0]
     span = high if low == high.split()[0] else f"{low} to {high}"
-    return f"Takes {span} {'by earlier runs here' if seconds.source == 'runs' else '(rough estimate)'}"
+    return f"Takes {span} {'(by earlier runs here)' if seconds.source == 'runs' else '(rough estimate)'}"
 
 
 def _clock(seconds: float, rounded: Callable[[float], int]) -> str:

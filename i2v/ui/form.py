@@ -98,6 +98,7 @@ class Form:
                 buttons=[],
                 label="Frames",
                 elem_id="frames",
+                min_width=200,
             )
             self.fields["fps"] = gr.Slider(
                 preset.fps.low,
@@ -107,6 +108,7 @@ class Form:
                 buttons=[],
                 label="FPS",
                 elem_id="fps",
+                min_width=200,
             )
 
     def more(self) -> None:
@@ -121,7 +123,14 @@ class Form:
             )
             with gr.Row():
                 self.fields["num_inference_steps"] = gr.Slider(
-                    1, 100, preset.defaults.num_inference_steps, step=1, buttons=[], label="Steps", elem_id="steps"
+                    1,
+                    100,
+                    preset.defaults.num_inference_steps,
+                    step=1,
+                    buttons=[],
+                    label="Steps",
+                    elem_id="steps",
+                    min_width=200,
                 )
                 self.fields["guidance_scale"] = gr.Slider(
                     preset.guidance_scale.low,
@@ -131,6 +140,7 @@ class Form:
                     buttons=[],
                     label="Guidance",
                     elem_id="guidance",
+                    min_width=200,
                 )
             with gr.Row():
                 self.fields["seed"] = gr.Textbox(label="Seed", placeholder="random", elem_id="seed", min_width=160)
@@ -158,7 +168,7 @@ class Form:
                     elem_id="vram",
                 )
             self.fields["precision"] = gr.Dropdown(
-                self._precision_choices(self._preset),
+                self.precision_choices(self._preset),
                 value="auto",
                 label="Precision",
                 info="An approximate one takes less memory and changes the video a little.",
@@ -166,7 +176,8 @@ class Form:
                 elem_id="precision",
             )
 
-    def _precision_choices(self, preset: ModelPreset) -> list[tuple[str, str]]:
+    def precision_choices(self, preset: ModelPreset) -> list[tuple[str, str]]:
+        """Return (label, name) of what a model's denoiser can be stored in, and of i2v's own choice."""
         fixed = self._service.settings.precision
         automatic = f"{fixed}, set by USE_{fixed.upper()}" if fixed else "Automatic"
         named = [(name + (" (approximate)" if name in APPROXIMATE else ""), name) for name in preset.precisions]
@@ -187,7 +198,7 @@ class Form:
                 value=d.guidance_scale, minimum=preset.guidance_scale.low, maximum=preset.guidance_scale.high
             ),
             f["chunk_frames"]: "",
-            f["precision"]: gr.Dropdown(self._precision_choices(preset), value="auto"),
+            f["precision"]: gr.Dropdown(self.precision_choices(preset), value="auto"),
         }
 
     def reuse_updates(self, request: Mapping[str, Any], picture: Path | None) -> dict[Component, Any]:
@@ -204,7 +215,7 @@ class Form:
             f["formats"]: list(request.get("formats", [])),
             f["chunk_frames"]: _number_words(request.get("chunk_frames")),
             f["vram_gib"]: _number_words(request.get("vram_gib")),
-            f["precision"]: gr.Dropdown(self._precision_choices(preset), value=request.get("precision", "auto")),
+            f["precision"]: gr.Dropdown(self.precision_choices(preset), value=request.get("precision", "auto")),
             f["match_picture"]: False,
             f["short_side_px"]: gr.Slider(visible=False),
             f["width"]: gr.Number(request["width"], visible=True),

@@ -57,7 +57,7 @@ def _action() -> dict[str, Any]:
                 gr.Button(visible=False, size="sm", elem_id=f"suggestion-{number}")
                 for number in range(MOST_SUGGESTIONS)
             )
-        with gr.Row():
+        with gr.Row(elem_id="go"):
             generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=3)
             cancel = gr.Button("Cancel", elem_id="cancel", interactive=False, scale=1, min_width=100)
     return {"forecast": forecast, "suggestions": suggestions, "generate": generate, "cancel": cancel}

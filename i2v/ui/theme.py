@@ -29,6 +29,7 @@ def build_theme() -> gr.themes.Base:
     ).set(
         body_background_fill="#f6f8f9",
         body_background_fill_dark="#0d1416",
+        background_fill_secondary_dark="#10191c",
         block_background_fill="white",
         block_background_fill_dark="#141d20",
         block_border_color="#dfe6e9",

@@ -126,7 +126,7 @@ def generate_long(page: Page, photo: Path) -> None:
 
 def test_upload_generate_watch_and_play(page: Page, photo: Path) -> None:
     fill(page, photo, "the camera pans left")
-    expect(page.locator("#info")).to_contain_text("px · 24 frames at 12 fps = 2.0 s")
+    expect(page.locator("#forecast")).to_contain_text("px · 24 frames at 12 fps = 2.0 s")
     page.locator("#generate").click()
     expect(page.locator("#panel .stage")).to_contain_text("step", timeout=SLOW_MS)
     seen_progress, seen_memory = set(), set()

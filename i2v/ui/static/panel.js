@@ -33,11 +33,11 @@ function drawMemory(memory) {
     g.stroke();
     g.setLineDash([]);
   };
-  const level = (bytes, words, stroke, dash, atRight) => {
+  const level = (bytes, words, stroke, dash, atRight, below) => {
     line(4, y(bytes), width - 4, y(bytes), stroke, dash);
     g.fillStyle = stroke;
     g.textAlign = atRight ? "right" : "left";
-    g.fillText(words + " " + gib(bytes), atRight ? width - 8 : 8, Math.max(12, y(bytes) - 4));
+    g.fillText(words + " " + gib(bytes), atRight ? width - 8 : 8, below ? y(bytes) + 12 : Math.max(12, y(bytes) - 4));
   };
   g.scale(scale, scale);
   g.clearRect(0, 0, width, height);
@@ -62,8 +62,9 @@ function drawMemory(memory) {
     g.textAlign = "center";
     g.fillText("▼", at, 10);
   }
-  if (memory.peak_bytes) level(memory.peak_bytes, "peak", faint, [4, 4], false);
-  if (foreseen) level(foreseen, "foreseen", accent, [1, 3], true);
+  // The lower of the two is named below its line, so that neither line crosses the other's name.
+  if (memory.peak_bytes) level(memory.peak_bytes, "peak", faint, [4, 4], false, memory.peak_bytes < foreseen);
+  if (foreseen) level(foreseen, "foreseen", accent, [1, 3], true, foreseen < memory.peak_bytes);
 }
 
 function showEvents(sentences) {

@@ -1,0 +1,235 @@
+"""What the page is given to show: the forecast's box, the presets by card and the live panel, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from i2v.devices import Gpu
+from i2v.errors import InputError
+from i2v.jobs.model import Job, JobState
+from i2v.memory.experience import Seconds
+from i2v.memory.ladder import Ladder
+from i2v.memory.plan import GIB, Machine
+from i2v.memory.tables import shipped_forms
+from i2v.presets import preset_named
+from i2v.request import build_request
+from i2v.service import Service, Snapshot
+from i2v.settings import Settings
+from i2v.tiers import load_tiers
+from i2v.ui.card_presets import card_presets, preset_values
+from i2v.ui.forecast_box import MOST_SUGGESTIONS, forecast_box, time_words
+from i2v.ui.form import Form, forecast_values, request_values
+from i2v.ui.panel import job_panel, peak_words
+from i2v.worker.dispatcher import LiveJob
+
+CPU = Machine("cpu", "the CPU", None, 0, 0, 64 * GIB, 60 * GIB)
+CARD = replace(CPU, device="cuda:0", name="RTX 3060", capability=(8, 6), vram_total_bytes=12 * GIB)
+STEP_DOWN = {"stage": "denoise", "step": 3, "t_s": 12.4, "why": "memory ran out", "before": "A", "after": "B"}
+
+
+def ladder_on(machine: Machine, free_gib: float, model: str = "i2vgen-xl", **values: Any) -> Ladder:
+    free = "vram_free_bytes" if machine.kind == "cuda" else "ram_free_bytes"
+    preset, forms = preset_named(model), shipped_forms(preset_named(model))
+    assert forms
+    request = build_request({"model": model, "prompt": ""} | values, (512, 512))
+    return Ladder(request, preset, forms, replace(machine, **{free: int(free_gib * GIB)}))
+
+
+def fields(**values: Any) -> dict[str, Any]:
+    return {
+        "image": None,
+        "prompt": "",
+        "model": "i2vgen-xl",
+        "match_picture": True,
+        "short_side_px": 512,
+        "width": 768,
+        "height": 512,
+        "num_frames": 16,
+        "fps": 16,
+        "negative_prompt": "",
+        "num_inference_steps": 50,
+        "guidance_scale": 9.0,
+        "seed": "",
+        "formats": [],
+        "chunk_frames": "",
+        "vram_gib": "",
+        "precision": "auto",
+    } | values
+
+
+def snapshot(tmp_path: Path, live: LiveJob | None = None, result: dict[str, Any] | None = None) -> Snapshot:
+    state = JobState.DONE if result else JobState.RUNNING
+    job = Job("a", state, 1, {}, "cat.png", "web", None, None, {}, None, result, False, 0.0, 0.0, 0.0)
+    return Snapshot(job, live, None, tmp_path)
+
+
+# The forecast's box
+
+
+def test_the_box_says_fits_tight_or_will_not_fit_by_the_free_memory() -> None:
+    peak = forecast_box(ladder_on(CARD, 12), "clip")
+    assert (peak["state"], peak["limit"], peak["notes"]) == ("fits", 1.0, [])
+    assert "VRAM free" in peak["amount"]
+    assert peak["reason"].endswith(peak["why"][1:])
+    chosen = ladder_on(CARD, 12).chosen
+    assert chosen
+    tight = (chosen.forecast.peak_vram_bytes + CARD.margin_bytes) / GIB + 0.01
+    assert forecast_box(ladder_on(CARD, tight), "clip")["state"] == "tight"
+    assert forecast_box(ladder_on(CARD, 0.6), "clip")["state"] == "too_big"
+
+
+def test_without_a_card_the_box_is_about_ram() -> None:
+    assert "RAM free" in forecast_box(ladder_on(CPU, 60, "motion"), "clip")["amount"]
+    assert "VRAM" not in forecast_box(ladder_on(CPU, 60, "motion"), "clip")["amount"]
+
+
+def test_the_box_names_ram_where_ram_is_what_lacks() -> None:
+    box = forecast_box(ladder_on(replace(CARD, ram_free_bytes=GIB), 12), "clip")
+    assert box["state"] == "too_big"
+    assert "GiB RAM free" in box["amount"]
+
+
+def test_nothing_fits_offers_settings_that_do() -> None:
+    ladder = ladder_on(CPU, 11, num_frames=64, width=1024, height=1024, precision="fp32")
+    box = forecast_box(ladder, "clip")
+    assert box["state"] == "too_big"
+    assert box["fill"] == 1.0 > box["limit"]
+    offers = [offer["fields"] for offer in box["suggestions"]]
+    assert 1 <= len(offers) <= MOST_SUGGESTIONS
+    for offer in offers:
+        settings = {k: v for k, v in offer.items() if k != "match_picture"}
+        wanted = {"num_frames": 64, "width": 1024, "height": 1024, "precision": "fp32"} | settings
+        assert ladder_on(CPU, 11, **wanted).chosen, offer
+        assert ("width" in offer) == ("match_picture" in offer)
+
+
+def test_an_approximate_precision_is_offered_but_never_chosen() -> None:
+    ladder = ladder_on(CPU, 9, num_frames=2, width=64, height=64)
+    assert ladder.chosen is None
+    offers = forecast_box(ladder, "clip")["suggestions"]
+    assert {"words": "Use fp8 (approximate)", "fields": {"precision": "fp8"}} in offers
+    taken = forecast_box(ladder_on(CPU, 9, num_frames=2, width=64, height=64, precision="fp8"), "clip")
+    assert taken["plan"].endswith(", approximate")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "source", "words"),
+    [
+        (0.4, 0.9, "runs", "Takes 1 s (by earlier runs here)"),
+        (1.2, 3.1, "runs", "Takes 1 to 4 s (by earlier runs here)"),
+        (40, 130, "estimate", "Takes 40 s to 3 min (rough estimate)"),
+        (19544, 117267, "estimate", "Takes 5 to 33 h (rough estimate)"),
+    ],
+)
+def test_time_is_a_range_with_its_source(low: float, high: float, source: str, words: str) -> None:
+    assert time_words(Seconds((low + high) / 2, low, high, source)) == words
+
+
+def test_an_unknown_time_says_so() -> None:
+    assert "not known yet" in time_words(None)
+
+
+# The form's values
+
+
+def test_a_forecast_needs_neither_prompt_nor_picture() -> None:
+    values = forecast_values(fields())
+    assert (values["width"], values["height"]) == (512, 512)
+    assert forecast_values(fields(match_picture=False))["width"] == 768
+
+
+def test_empty_fields_leave_the_choice_to_i2v() -> None:
+    values, _ = request_values(fields(prompt="x", chunk_frames=" ", vram_gib=""))
+    assert (values["chunk_frames"], values["vram_gib"], values["precision"]) == (None, None, "auto")
+    values, _ = request_values(fields(prompt="x", chunk_frames="4", vram_gib="7,5", precision="fp8"))
+    assert (values["chunk_frames"], values["vram_gib"], values["precision"]) == (4, 7.5, "fp8")
+
+
+@pytest.mark.parametrize(("field", "value"), [("chunk_frames", "four"), ("vram_gib", "lots")])
+def test_what_is_no_number_is_refused_at_its_field(field: str, value: str) -> None:
+    with pytest.raises(InputError) as refused:
+        request_values(fields(prompt="x", **{field: value}))
+    assert refused.value.field == field
+
+
+def test_the_form_shows_what_the_environment_fixes_and_names_approximate_precisions(tmp_path: Path) -> None:
+    service = Service(Settings(tmp_path / "home", chunk_frames=4, precision="fp16"))
+    form = Form(service)
+    form.advanced()
+    choices = dict(form.precision_choices(preset_named("i2vgen-xl")))
+    service.close()
+    assert form.fields["chunk_frames"].placeholder == "4, set by CHUNK_SIZE"
+    assert choices["fp16, set by USE_FP16"] == "auto"
+    assert choices["nf4 (approximate)"] == "nf4"
+    assert choices["bf16"] == "bf16"
+
+
+# Presets by card
+
+
+def gpu(gib: float, capability: tuple[int, int] = (8, 6)) -> Gpu:
+    return Gpu(0, "a card", "570", int(gib * GIB), 0, capability=capability)
+
+
+def test_only_models_with_presets_show_them_and_the_cards_own_is_marked() -> None:
+    assert not card_presets(fields(model="motion"), gpu(24))["visible"]
+    shown = card_presets(fields(), gpu(16))
+    assert shown["visible"]
+    assert [title for title, _ in shown["choices"] if "your card" in title] == ["Cards of 16 GB · your card"]
+    assert not any("your card" in title for title, _ in card_presets(fields(), None)["choices"])
+
+
+def test_a_preset_is_recognised_in_the_fields_and_lost_when_one_is_changed() -> None:
+    for tier in load_tiers():
+        filled = fields(**preset_values(tier.title, "i2vgen-xl", gpu(24)))
+        assert card_presets(filled, gpu(24))["value"] == tier.title
+        assert card_presets(filled, gpu(24))["info"] == tier.note
+        assert card_presets(filled | {"num_frames": 3}, gpu(24))["value"] is None
+
+
+def test_a_preset_takes_the_precision_that_the_card_can_do() -> None:
+    largest = load_tiers()[-1].title
+    assert preset_values(largest, "i2vgen-xl", gpu(24))["precision"] == "bf16"
+    assert preset_values(largest, "i2vgen-xl", gpu(24, (7, 5)))["precision"] == "fp16"
+    assert preset_values(largest, "motion", gpu(24)) == {}
+
+
+# The live panel
+
+
+def test_the_panel_shows_peak_and_forecast_step_downs_and_warnings_while_it_runs(tmp_path: Path) -> None:
+    live = LiveJob("a", 1, plan={"reason": "because", "forecast": {"comparable_bytes": 6 * GIB // 10}})
+    live.step_downs.append(STEP_DOWN)
+    live.warnings.append("VRAM stays above 90 %.")
+    sample = {"t_s": 1.0, "kind": "gpu", "allocated_bytes": GIB // 2, "peak_bytes": 55 * GIB // 100}
+    live.add_sample(sample | {"device_used_bytes": GIB, "device_total_bytes": 12 * GIB})
+    panel = job_panel(snapshot(tmp_path, live), 0)
+    assert panel["memory"]["peak_words"] == "peak 0.55 of 0.60 GiB foreseen"
+    assert panel["memory"]["foreseen_bytes"] == 6 * GIB // 10
+    assert panel["memory"]["marks"] == [12.4]
+    assert panel["step_downs"] == ["Stepped down after 12 s (denoise, step 3): memory ran out. From A to B."]
+    assert panel["warnings"] == ["VRAM stays above 90 %."]
+
+
+def test_the_panel_of_a_finished_job_says_the_same_from_its_result(tmp_path: Path) -> None:
+    sample = {"t_s": 1.0, "kind": "ram", "allocated_bytes": GIB, "peak_bytes": GIB, "device_used_bytes": GIB}
+    result = {
+        "plan": {"reason": "because"},
+        "forecast": {"comparable_bytes": 2 * GIB},
+        "step_downs": [STEP_DOWN],
+        "warnings": ["careful"],
+        "samples": [sample | {"device_total_bytes": GIB}],
+    }
+    panel = job_panel(snapshot(tmp_path, result=result), 0)
+    assert (panel["plan"], panel["warnings"]) == ("Plan: because", ["careful"])
+    assert panel["memory"]["peak_words"] == "peak 1.00 of 2.00 GiB foreseen"
+    assert len(panel["step_downs"]) == 1
+
+
+def test_a_run_without_a_forecast_shows_its_peak_alone(tmp_path: Path) -> None:
+    assert peak_words(GIB, {}) == "peak 1.00 GiB"
+    assert job_panel(snapshot(tmp_path), 0)["step_downs"] == []
