@@ -15,11 +15,13 @@ from i2v.errors import GenerationError
 from i2v.memory.ladder import Ladder
 from i2v.memory.plan import GIB
 from i2v.presets import load_presets, preset_named
-from i2v.request import match_square, parse_size
+from i2v.request import build_request, match_square, parse_size
 from i2v.service import Service
 from i2v.settings import Settings
 
 __all__ = ["add_commands"]
+
+_BENCH_MODEL = "i2vgen-xl"
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -119,9 +121,11 @@ def _time(row: dict[str, Any]) -> str:
 def _bench(args: argparse.Namespace, settings: Settings) -> int:
     # In a process of its own: the command line itself never loads torch.
     command = [sys.executable, "-m", "i2v.engine.bench", "--chunk", str(args.chunk)]
+    size = parse_size(args.size) if args.size else match_square(preset_named(_BENCH_MODEL))
+    values = {"model": _BENCH_MODEL, "prompt": "", "num_frames": args.frames, "chunk_frames": args.chunk}
+    request = build_request(values | {"width": size[0], "height": size[1]}, size)  # or InputError
     if args.size:
-        width, height = parse_size(args.size)
-        command += ["--size", f"{width}x{height}", "--frames", str(args.frames)]
+        command += ["--size", f"{request.width}x{request.height}", "--frames", str(request.num_frames)]
     if args.json:
         command.append("--json")
     return subprocess.run(command, cwd=Path(__file__).parents[1], check=False).returncode

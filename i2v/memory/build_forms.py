@@ -23,6 +23,7 @@ from i2v.settings import Settings
 
 __all__ = ["build_forms", "forms_of"]
 
+SHARES = ("longest", "rest")  # of a family's parts, about as long as one another
 _log = logging.getLogger(__name__)
 
 
@@ -31,18 +32,19 @@ def build_forms(preset: ModelPreset, architecture: Mapping[str, Any], widths: tu
 
     Two processes share the work, which is Python's and runs on one core each.
     """
-    family = import_module(f"i2v.models.{preset.family}_memory")
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         going = {
-            width: [pool.submit(_find_peaks, preset.family, architecture, width, share) for share in family.SHARES]
+            width: [pool.submit(_find_peaks, preset.family, architecture, width, share) for share in SHARES]
             for width in widths
         }
+        operations = pool.submit(_find_operations, preset.family, architecture)
+        family = import_module(f"i2v.models.{preset.family}_memory")
         return ModelForms(
             key=table_key(preset, architecture),
             scale=family.scale_of(architecture),
             levels=family.levels_of(architecture),
             components=family.component_sizes(architecture),
-            operations=pool.submit(_find_operations, preset.family, architecture).result(),
+            operations=operations.result(),
             peaks={
                 width: {name: form for share in shares for name, form in share.result().items()}
                 for width, shares in going.items()

@@ -6,6 +6,7 @@ No torch.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -45,6 +46,7 @@ class Rung:
             "seconds": round(seconds.likely_s, 1) if seconds else None,
             "seconds_low": round(seconds.low_s, 1) if seconds else None,
             "seconds_high": round(seconds.high_s, 1) if seconds else None,
+            "seconds_source": seconds.source if seconds else None,
             "fits": self.fits,
             "chosen": self.chosen,
             "stages": {
@@ -67,6 +69,7 @@ class Suggestion:
     num_frames: int
     flag: str
     words: str
+    precision: str | None = None
 
 
 class Ladder:
@@ -137,9 +140,14 @@ class Ladder:
             if other in possible and other in self._preset.precisions:
                 request = self.request.model_copy(update={"precision": other})
                 compute = compute_precision(request, self._preset, machine)
-                plans = [plan for plan in self._plans(other, compute) if plan.name in ("turns", "chunks")]
+                plans = [plan for plan in self._plans(other, compute) if plan.name in self._usual()]
                 rungs = [self._rung(replace(plan, name=other)) for plan in plans]
                 yield next((rung for rung in rungs if rung.fits), rungs[-1])
+
+    def _usual(self) -> tuple[str, ...]:
+        """Return the plans that rounded weights are tried with: smaller than all on the card, but not streamed."""
+        on_card = self.machine.kind == "cuda" and self._forms.pieces
+        return ("turns", "chunks") if on_card else ("resident", "chunks")
 
     def _plans(self, precision: str, compute: str) -> Iterator[Plan]:
         """Yield the exact ways to run in one precision; chunk sizes are chosen by `_rung`."""
@@ -219,30 +227,42 @@ class Ladder:
     # When nothing fits
 
     def suggestions(self) -> list[Suggestion]:
-        """Return settings that do fit: the most frames at this size, and the largest size with these frames."""
-        found = []
-        request = self.request
-        for frames in range(request.num_frames - 1, int(self._preset.num_frames.low) - 1, -1):
-            if self._would_fit(request.width, request.height, frames):
-                found.append(self._suggest(request.width, request.height, frames))
-                break
-        short = min(request.width, request.height)
-        step = self._preset.size_multiple * 8
-        for side in range(short - short % step or short - step, int(self._preset.side_px.low) - 1, -step):
-            width, height = match_picture(self._preset, request.width, request.height, side)
-            if min(width, height) < short and self._would_fit(width, height, request.num_frames):
-                found.append(self._suggest(width, height, request.num_frames))
-                break
+        """Return settings that do fit: the most frames at this size, the largest size with these frames, and last the
+        approximate precision that fits these settings, if one does.
+        """
+        request, found = self.request, []
+        frames = range(int(self._preset.num_frames.low), request.num_frames)
+        most = bisect_left(frames, True, key=lambda n: not self._would_fit(request.width, request.height, n))
+        if most:
+            found.append(self._suggest(request.width, request.height, frames[most - 1]))
+        sizes = self._smaller_sizes()
+        most = bisect_left(sizes, True, key=lambda size: not self._would_fit(*size, request.num_frames))
+        if most:
+            found.append(self._suggest(*sizes[most - 1], request.num_frames))
+        rounded = (rung.plan.precision for rung in self.rungs if rung.fits and not self._may_choose(rung.plan))
+        if precision := next(rounded, None):
+            size = (request.width, request.height, request.num_frames)
+            words = f"weights rounded to {precision} (approximate)"
+            found.append(Suggestion(*size, f"--precision {precision}", words, precision))
         return found
 
+    def _smaller_sizes(self) -> list[tuple[int, int]]:
+        """Return sizes of the same aspect, smallest first."""
+        width, height = self.request.width, self.request.height
+        short, step = min(width, height), self._preset.size_multiple * 8
+        sides = range(-(-int(self._preset.side_px.low) // step) * step, short, step)
+        sizes = [match_picture(self._preset, width, height, side) for side in sides]
+        return [size for size in sizes if min(size) < short]
+
     def _would_fit(self, width: int, height: int, frames: int) -> bool:
-        smallest = self.smallest.plan
-        size = {"width": width, "height": height, "num_frames": frames}
-        plan = replace(smallest, frames=None if smallest.frames is None else 1)
-        if self._forms.pieces:
-            plan = replace(plan, vae_rows=BAND_ROWS)
-        request = self.request.model_copy(update=size)
-        return self._fits(forecast(request, plan, self._forms, self._experience))
+        request = self.request.model_copy(update={"width": width, "height": height, "num_frames": frames})
+        plans = (self._least(rung.plan, frames) for rung in reversed(self.rungs) if self._may_choose(rung.plan))
+        return any(self._fits(forecast(request, plan, self._forms, self._experience)) for plan in plans)
+
+    def _least(self, plan: Plan, frames: int) -> Plan:
+        """Return a plan in its smallest pieces, but in those that were asked for."""
+        piece = plan.frames and min(self.request.chunk_frames or 1, frames)
+        return replace(plan, frames=piece, vae_rows=BAND_ROWS if self._forms.pieces else None)
 
     def _suggest(self, width: int, height: int, frames: int) -> Suggestion:
         if frames != self.request.num_frames:

@@ -134,13 +134,13 @@ class Machine:
         """Return this machine for a run within `vram_gib` of the card's memory, or of the CPU's where there is none."""
         if vram_gib is None:
             return self
-        if self.kind == "cuda":
-            pretended = self.pretending(vram_gib)
-            return replace(pretended, name=self.name, vram_free_bytes=pretended.vram_total_bytes)
         check_vram(vram_gib)
         size = int(vram_gib * GIB)
         note = f"using at most {vram_gib:g} GiB"
-        if size > self.ram_total_bytes:
-            note += f", more than the {self.ram_total_bytes / GIB:.1f} GiB that this machine has"
-        total, free = min(size, self.ram_total_bytes), min(size, self.ram_free_bytes)
+        if size > self.total_bytes:
+            owner = self.name if self.kind == "cuda" else "this machine"
+            note += f", more than the {self.total_bytes / GIB:.1f} GiB that {owner} has"
+        total, free = min(size, self.total_bytes), min(size, self.free_bytes)
+        if self.kind == "cuda":
+            return replace(self, vram_total_bytes=total, vram_free_bytes=free, note=note)
         return replace(self, ram_total_bytes=total, ram_free_bytes=free, note=note)

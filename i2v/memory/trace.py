@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from i2v.memory.count import LiveStorage
 from i2v.memory.forms import PeakForm, product_value
@@ -28,14 +29,6 @@ __all__ = ["Part", "count_operations", "fake_module", "fake_tensors", "find_peak
 
 _ENOUGH_FOR_TWO = 3  # probes: two to solve for two factors, and one to see that they are right
 _PARTS = tuple(2**power for power in range(11))
-
-
-def _attention_operations(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
-
-
-# torch's counter knows every attention kernel but the CPU's, which fake tensors on the CPU come to.
-_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations}
 
 
 @dataclass(frozen=True)
@@ -56,7 +49,8 @@ class Part:
 @contextmanager
 def fake_tensors() -> Iterator[None]:
     """Within it, tensors have shapes and dtypes, but no data."""
-    with FakeTensorMode(), torch.inference_mode():
+    # Not inference mode, in which an operation made of others is seen as one, without what it allocates inside.
+    with FakeTensorMode(), torch.no_grad():
         yield
 
 
@@ -205,19 +199,36 @@ def _largest(steps: list[np.ndarray], products: Sequence[str]) -> tuple[dict[str
     )
 
 
-def count_operations(part: Part) -> dict[str, float]:
-    """Return a part's floating-point operations as factors of its products, by least squares over its probes.
+class _Operations(TorchDispatchMode):
+    """Counts the floating-point operations of matrix products and convolutions by torch's own registry.
 
-    Matrix products and convolutions are counted, as torch's own counter does.
+    torch's FlopCounterMode takes three times as long, for it keeps a tree of modules.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        operation = func.overloadpacket
+        if operation == torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:  # which the registry lacks
+            self.total += sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
+        elif operation in flop_registry:
+            self.total += flop_registry[operation](*args, **(kwargs or {}), out_val=output)
+        return output
+
+
+def count_operations(part: Part) -> dict[str, float]:
+    """Return a part's floating-point operations as factors of its products, by least squares over its probes."""
     values, counts = [], []
     for probe in part.probes:
         inputs = part.prepare(probe)
-        with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
+        with _Operations() as counter:
             part.run(inputs)
         variables = part.variables(probe)
         values.append([product_value(product, variables) for product in part.products])
-        counts.append(counter.get_total_flops())
+        counts.append(counter.total)
     matrix, wanted = np.array(values, dtype=float), np.array(counts, dtype=float)
     scale = matrix.max(axis=0)
     factors = np.linalg.lstsq(matrix / scale, wanted, rcond=None)[0] / scale

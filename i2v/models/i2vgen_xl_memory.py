@@ -23,7 +23,7 @@ from i2v.memory.exact_vae import decode_in_bands, encode_in_bands
 from i2v.memory.forms import Component, PeakForm, variables_of
 from i2v.memory.trace import Part, count_operations, fake_module, fake_tensors, find_peak_form
 
-__all__ = ["SHARES", "build_component", "component_sizes", "find_operations", "find_peaks", "levels_of", "scale_of"]
+__all__ = ["build_component", "component_sizes", "find_operations", "find_peaks", "levels_of", "scale_of"]
 
 Architecture = Mapping[str, Mapping[str, Any]]
 # Unlike one another in every dimension, small, with at least two pieces of everything. Their latents are odd at every
@@ -40,7 +40,6 @@ _VAE_PROBES = tuple(
         (88, 408, 12), (152, 296, 8), (64, 200, 4), (232, 424, 12),
     )
 )  # fmt: skip
-SHARES = ("longest", "rest")  # about as long as one another, for two processes
 _LONGEST = ("denoise.pieces", "denoise.parked")
 _log = logging.getLogger(__name__)
 _COMPONENTS = ("text_encoder", "image_encoder", "unet", "vae")
@@ -110,7 +109,7 @@ def _count(module: torch.nn.Module) -> int:
 
 def find_peaks(architecture: Architecture, width: str, share: str = "all") -> dict[str, PeakForm]:
     """Trace every part of a run, or one share of them, in numbers of 2 ("fp16") or 4 bytes ("fp32")."""
-    found = _held(architecture, width)
+    found = _held(architecture, width) if share != "longest" else {}
     with fake_tensors():
         for part in _parts(architecture, width, share):
             try:
@@ -214,7 +213,7 @@ def _vae_parts(architecture: Architecture, dtype: torch.dtype) -> Iterator[Part]
         return {"weights": vae, "input": torch.empty(size, dtype=dtype), "rows": probe["rows"]}
 
     ways = {
-        "decode.whole": (["A0"], latent, lambda given: vae.decode(given["input"]).sample),
+        "decode.whole": (["1", "A0"], latent, lambda given: vae.decode(given["input"]).sample),
         "decode.bands": (
             ["1", "A0", "w", "r*w"],
             latent,

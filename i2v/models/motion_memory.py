@@ -17,10 +17,9 @@ from i2v.memory.trace import Part, count_operations, fake_module, fake_tensors, 
 from i2v.models.i2vgen_xl_memory import build_component, component_sizes
 from i2v.models.motion import MotionRenderer
 
-__all__ = ["SHARES", "component_sizes", "find_operations", "find_peaks", "levels_of", "scale_of"]
+__all__ = ["component_sizes", "find_operations", "find_peaks", "levels_of", "scale_of"]
 
 Architecture = Mapping[str, Mapping[str, Any]]
-SHARES = ("all",)
 _PROBES = (
     {"width": 176, "height": 80, "num_frames": 5},
     {"width": 96, "height": 208, "num_frames": 7},
@@ -44,11 +43,15 @@ def levels_of(architecture: Architecture) -> int:
 
 
 def find_peaks(architecture: Architecture, width: str, share: str = "all") -> dict[str, PeakForm]:
-    """Trace every part of a run in numbers of 2 ("fp16") or 4 bytes ("fp32")."""
-    with fake_tensors():
-        peaks = {part.name: find_peak_form(part) for part in _model_parts(architecture, width)}
-    with torch.inference_mode():  # the renderer looks at its numbers, so they are real
-        return peaks | {part.name: find_peak_form(part) for part in _picture_parts(architecture)}
+    """Trace every part of a run, or one share of them, in numbers of 2 ("fp16") or 4 bytes ("fp32")."""
+    found: dict[str, PeakForm] = {}
+    if share != "rest":
+        with fake_tensors():
+            found |= {part.name: find_peak_form(part) for part in _model_parts(architecture, width)}
+    if share != "longest":
+        with torch.no_grad():  # the renderer looks at its numbers, so they are real
+            found |= {part.name: find_peak_form(part) for part in _picture_parts(architecture)}
+    return found
 
 
 def find_operations(architecture: Architecture) -> dict[str, dict[str, float]]:
@@ -108,5 +111,5 @@ def _picture_parts(architecture: Architecture) -> Iterator[Part]:
         for frame in islice(renderer.render(picture, field, given["num_frames"]), 3):
             (frame * 255).round().to(torch.uint8).permute(1, 2, 0)
 
-    yield Part("encode", _PROBES, _variables, ["A0"], dict, encode)
+    yield Part("encode", _PROBES, _variables, ["1", "A0"], dict, encode)
     yield Part("decode.whole", _PROBES, _variables, ["1", "F", "h", "w", "A0"], dict, decode)

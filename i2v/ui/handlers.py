@@ -54,19 +54,19 @@ class Handlers:
             request, image = request_values(self._fields(values))
             return self._service.submit(request, image).id
         except I2VError as error:
-            raise gr.Error(str(error)) from error
+            raise gr.Error(str(error), print_exception=False) from error
 
     def cancel(self, job_id: str) -> None:
         try:
             self._service.cancel(job_id)
         except I2VError as error:
-            raise gr.Error(str(error)) from error
+            raise gr.Error(str(error), print_exception=False) from error
 
     def retry(self, job_id: str) -> None:
         try:
             self._service.retry(job_id)
         except I2VError as error:
-            raise gr.Error(str(error)) from error
+            raise gr.Error(str(error), print_exception=False) from error
 
     def attach(self, job_id: str) -> str:
         """Choose the job a freshly loaded page shows: a running one first, else the one it showed before."""
@@ -148,8 +148,12 @@ class Handlers:
         }
 
     def forecast(self, foreseen: dict[str, Any], *values: Any) -> Updates:
-        """Bring the forecast and the presets up to the fields; only what changed is sent."""
+        """Bring the forecast and the presets up to the fields; only what changed is sent.
+
+        The values come as the browser has them, for a model just chosen may have other limits than they.
+        """
         p, fields = self._parts, self._fields(values)
+        fields["image"] = (fields["image"] or {}).get("path")
         box, presets = look_ahead(self._service, fields), card_presets(fields, _card())
         updates: Updates = {p.foreseen: {"box": box, "presets": presets}}
         if box != foreseen.get("box"):

@@ -140,9 +140,8 @@ def _wire(page: gr.Blocks, form: Form, handlers: Handlers, parts: Parts) -> None
 def _wire_forecast(page: gr.Blocks, form: Form, handlers: Handlers, parts: Parts, quiet: dict[str, Any]) -> None:
     changes = [field.change for name, field in form.fields.items() if name not in _NOT_FORESEEN]
     causes = [*changes, parts.forecast_timer.tick, page.load]
-    gr.on(
-        causes, handlers.forecast, [parts.foreseen, *form.components], parts.ahead, trigger_mode="always_last", **quiet
-    )
+    raw = quiet | {"trigger_mode": "always_last", "preprocess": False}
+    gr.on(causes, handlers.forecast, [parts.foreseen, *form.components], parts.ahead, **raw)
     for number, button in enumerate(parts.suggestions):
         button.click(partial(handlers.take_suggestion, number), parts.foreseen, form.components, **quiet)
     chosen = [parts.card_presets, form.fields["model"]]

@@ -40,8 +40,8 @@ class Tracer:
             forms = self._look(preset, precision)
             if forms is None and key not in self._going:
                 self._going[key] = self._start(preset, precision)
-        if forms is None:
-            process = self._going[key]
+            process = self._going.get(key)
+        if forms is None and process is not None:
             if wait:
                 process.wait()
             if process.poll() is None:

@@ -64,7 +64,7 @@ def small_peaks() -> dict[str, PeakForm]:
 
 
 @pytest.mark.parametrize("way", ["whole", "pieces"])
-@torch.inference_mode()
+@torch.no_grad()  # as the tracer does, to see inside of operations that are made of others
 def test_the_forecast_of_a_step_is_the_counted_peak_to_the_byte(way: str, small_peaks: dict[str, PeakForm]) -> None:
     unet: Any = build_component("unet", SMALL_UNET).eval()
     forward = ExactForward(unet)
@@ -89,7 +89,7 @@ def test_the_forecast_of_a_step_is_the_counted_peak_to_the_byte(way: str, small_
 
 
 @pytest.mark.parametrize("name", ["decode.whole", "vae_encode.whole"])
-@torch.inference_mode()
+@torch.no_grad()  # as the tracer does, to see inside of operations that are made of others
 def test_the_forecast_of_the_autoencoder_is_the_counted_peak(name: str, small_peaks: dict[str, PeakForm]) -> None:
     vae: Any = build_component("vae", SMALL_VAE).eval()
     for width, height in ((64, 64), (136, 88), (72, 200)):
