@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+import pytest
+from gradio_client import Client
 from playwright.sync_api import Page, expect
 
 from i2v.memory.plan import GIB, Machine
 from tests.integration import test_page as pages
 
-# The same fixtures as the other tests of the page, with an app of this module's own.
-app, browser, page = pages.app, pages.browser, pages.page
+browser, page = pages.browser, pages.page  # the same fixtures as the other tests of the page
 SLOW_MS = pages.SLOW_MS
 KNOWN = re.compile("fits|tight|too_big")
 FITS = re.compile("fits|tight")
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pages.App]:
+    app = pages.App(tmp_path_factory.mktemp("forecast") / "home")
+    app.environment["CHUNK_SIZE"] = "3"
+    app.start()
+    yield app
+    app.stop()
 
 
 def forecast_is(page: Page, state: re.Pattern[str]) -> None:
@@ -59,7 +72,7 @@ def test_settings_that_cannot_be_say_so_in_the_same_place(page: Page) -> None:
     page.locator("#vram input, #vram textarea").fill("lots")
     expect(page.locator("#forecast .message")).to_contain_text("not a number of GiB")
     page.locator("#generate").click()
-    expect(page.locator("#prompt")).to_contain_text("no prompt")
+    expect(page.locator("#vram")).to_contain_text("not a number of GiB")
 
 
 def test_what_does_not_fit_is_made_to_fit_by_one_click(page: Page, photo: Path) -> None:
@@ -102,7 +115,9 @@ def test_presets_by_card_fill_the_fields_of_the_model_that_has_them(page: Page) 
     expect(presets.locator("input:checked")).to_have_count(0)
     choose_model(page, "Built-in motion")
     expect(presets).to_have_count(0)
-    expect(page.locator("#chunk input, #chunk textarea")).to_have_value("")
+    chunk = page.locator("#chunk input, #chunk textarea")
+    expect(chunk).to_have_value("")
+    expect(chunk).to_have_attribute("placeholder", "3, set by CHUNK_SIZE")
 
 
 def test_a_finished_job_shows_forecast_and_measured_peak_side_by_side(page: Page, photo: Path) -> None:
@@ -115,3 +130,24 @@ def test_a_finished_job_shows_forecast_and_measured_peak_side_by_side(page: Page
     expect(page.locator("#details")).to_contain_text(side_by_side)
     expect(page.locator("#details")).to_contain_text("weights resident")
     expect(page.locator("#forecast .time")).to_contain_text("by earlier runs here", timeout=SLOW_MS)
+
+
+def test_the_forecast_reads_no_file_of_the_machine(photo: Path, tmp_path: Path) -> None:
+    private = shutil.copy(photo, tmp_path / "private.jpg")
+    app = pages.App(tmp_path / "home")  # of its own: gradio prints the refusal as a traceback
+    app.start()
+    client = Client(app.url, verbose=False)
+    forecast = next(d for d in client.config["dependencies"] if len(d["inputs"]) > 10 and d["targets"][-1][1] == "load")
+    components = {c["id"]: c for c in client.config["components"]}
+    values = [components[i]["props"].get("value") for i in forecast["inputs"]]
+    values[1] = {"path": str(private), "meta": {"_type": "gradio.FileData"}}
+    body = {"data": values, "fn_index": forecast["id"], "session_hash": "x"}
+    refused = httpx.post(f"{app.url}/gradio_api/run/predict", json=body)
+    values[1] = None
+    answered = httpx.post(f"{app.url}/gradio_api/run/predict", json=body)
+    assert app.process
+    app.process.terminate()
+    app.process.communicate(timeout=30)
+    assert refused.status_code >= 400, refused.text
+    assert answered.status_code == 200, answered.text
+    assert not list((app.home / "tmp").rglob("private.jpg"))

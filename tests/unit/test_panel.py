@@ -94,7 +94,7 @@ def test_the_box_names_ram_where_ram_is_what_lacks() -> None:
 
 
 def test_nothing_fits_offers_settings_that_do() -> None:
-    ladder = ladder_on(CPU, 11, num_frames=64, width=1024, height=1024, precision="fp32")
+    ladder = ladder_on(CPU, 13.5, num_frames=64, width=1024, height=1024, precision="fp32")
     box = forecast_box(ladder, "clip")
     assert box["state"] == "too_big"
     assert box["fill"] == 1.0 > box["limit"]
@@ -103,7 +103,7 @@ def test_nothing_fits_offers_settings_that_do() -> None:
     for offer in offers:
         settings = {k: v for k, v in offer.items() if k != "match_picture"}
         wanted = {"num_frames": 64, "width": 1024, "height": 1024, "precision": "fp32"} | settings
-        assert ladder_on(CPU, 11, **wanted).chosen, offer
+        assert ladder_on(CPU, 13.5, **wanted).chosen, offer
         assert ("width" in offer) == ("match_picture" in offer)
 
 
@@ -156,15 +156,12 @@ def test_what_is_no_number_is_refused_at_its_field(field: str, value: str) -> No
     assert refused.value.field == field
 
 
-def test_the_form_shows_what_the_environment_fixes_and_names_approximate_precisions(tmp_path: Path) -> None:
-    service = Service(Settings(tmp_path / "home", chunk_frames=4, precision="fp16"))
-    form = Form(service)
-    form.advanced()
-    choices = dict(form.precision_choices(preset_named("i2vgen-xl")))
+def test_approximate_precisions_are_named_so_and_the_one_the_environment_fixes_too(tmp_path: Path) -> None:
+    service = Service(Settings(tmp_path / "home", precision="fp16"))
+    choices = dict(Form(service).precision_choices(preset_named("i2vgen-xl")))
     service.close()
-    assert form.fields["chunk_frames"].placeholder == "4, set by CHUNK_SIZE"
     assert choices["fp16, set by USE_FP16"] == "auto"
-    assert choices["nf4 (approximate)"] == "nf4"
+    assert {name for label, name in choices.items() if "approximate" in label} == {"fp8", "int8", "nf4"}
     assert choices["bf16"] == "bf16"
 
 
