@@ -181,16 +181,13 @@ class Ladder:
         if not self._forms.pieces:
             return plan
         smallest = replace(plan, frames=1) if plan.frames == 0 else plan
-        stages = forecast(self.request, smallest, self._forms, self._experience).stages
-        budget = self.machine.free_bytes - self.machine.margin_bytes - self._overhead(smallest)
+        foreseen = forecast(self.request, smallest, self._forms, self._experience)
+        stages = foreseen.stages
+        overhead = self._need(foreseen) - max(stage.tensor_bytes for stage in stages.values())
+        budget = self.machine.free_bytes - self.machine.margin_bytes - overhead
         if max(stages["decode"].tensor_bytes, stages["encode"].tensor_bytes) <= budget:
             return plan
         return replace(plan, vae_rows=BAND_ROWS)
-
-    def _overhead(self, plan: Plan) -> int:
-        foreseen = forecast(self.request, plan, self._forms, self._experience)
-        most = max(stage.tensor_bytes for stage in foreseen.stages.values())
-        return self._need(foreseen) - most
 
     def _with_chunks(self, plan: Plan) -> Plan:
         """Give a plan that wants chunks (frames 0) the largest that fit, or one frame."""
@@ -236,7 +233,7 @@ class Ladder:
         if most:
             found.append(self._suggest(request.width, request.height, frames[most - 1]))
         sizes = self._smaller_sizes()
-        most = bisect_left(sizes, True, key=lambda size: not self._would_fit(*size, request.num_frames))
+        most = bisect_left(sizes, True, key=lambda size: not self._would_fit(size[0], size[1], request.num_frames))
         if most:
             found.append(self._suggest(*sizes[most - 1], request.num_frames))
         rounded = (rung.plan.precision for rung in self.rungs if rung.fits and not self._may_choose(rung.plan))
