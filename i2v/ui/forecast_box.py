@@ -92,9 +92,6 @@ def _matter(ladder: Ladder, rung: Rung) -> tuple[int, int, str]:
 
 def _refusal(ladder: Ladder) -> dict[str, Any]:
     offers = [{"words": f"Use {s.words}", "fields": _changed_fields(ladder, s)} for s in ladder.suggestions()]
-    approximate = next((rung.plan.precision for rung in ladder.rungs if rung.fits and not rung.plan.exact), None)
-    if approximate:
-        offers.append({"words": f"Use {approximate} (approximate)", "fields": {"precision": approximate}})
     advice = "This would fit:" if offers else "Close other programs, or choose a smaller model."
     return {
         "message": f"The smallest plan, {ladder.smallest.plan.reason} {advice}",
@@ -104,9 +101,14 @@ def _refusal(ladder: Ladder) -> dict[str, Any]:
 
 def _changed_fields(ladder: Ladder, suggestion: Suggestion) -> dict[str, Any]:
     """Return the form's fields that a suggestion changes; frames alone leave the size to the picture."""
-    fields: dict[str, Any] = {"num_frames": suggestion.num_frames}
-    if (suggestion.width, suggestion.height) != (ladder.request.width, ladder.request.height):
+    request = ladder.request
+    fields: dict[str, Any] = {}
+    if suggestion.num_frames != request.num_frames:
+        fields["num_frames"] = suggestion.num_frames
+    if (suggestion.width, suggestion.height) != (request.width, request.height):
         fields |= {"match_picture": False, "width": suggestion.width, "height": suggestion.height}
+    if suggestion.precision:
+        fields["precision"] = suggestion.precision
     return fields
 
 
