@@ -20,9 +20,9 @@ __all__ = ["Forecast", "StagePeak", "forecast"]
 # workspaces of cuBLAS and cuDNN. Not seen by torch's allocator except for the workspaces.
 _CONTEXT_BYTES = GIB // 2
 _WORKSPACE_BYTES = GIB // 8
-# Main memory of the worker: Python, torch and diffusers, measured as 0.43 GiB on Linux without CUDA; CUDA's libraries
+# Main memory of the worker: Python, torch and diffusers, measured as 0.48 GiB on Linux without CUDA; CUDA's libraries
 # add about 2 GiB of mapped code.
-_PROCESS_BYTES = int(0.43 * GIB)
+_PROCESS_BYTES = int(0.48 * GIB)
 _CUDA_LIBRARIES_BYTES = 2 * GIB
 _BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "nf4": 0.5625}
 
