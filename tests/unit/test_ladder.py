@@ -24,8 +24,8 @@ from i2v.presets import preset_named
 from i2v.request import GenerationRequest, build_request
 
 FASTEST_FIRST = ["resident", "turns", "chunks", "streamed", "parked"]
-LONG = {"width": 1024, "height": 1024, "num_frames": 64}
-VIDEO = {"width": 1280, "height": 704, "num_frames": 32}
+LONG: dict[str, Any] = {"width": 1024, "height": 1024, "num_frames": 64}
+VIDEO: dict[str, Any] = {"width": 1280, "height": 704, "num_frames": 32}
 
 
 def card(vram_gib: float, ram_gib: float = 64, capability: tuple[int, int] | None = (8, 6)) -> Machine:
@@ -35,6 +35,12 @@ def card(vram_gib: float, ram_gib: float = 64, capability: tuple[int, int] | Non
 
 def cpu(free_gib: float, total_gib: float = 16) -> Machine:
     return Machine("cpu", "the CPU", None, 0, 0, int(total_gib * GIB), int(free_gib * GIB))
+
+
+def with_free(machine: Machine, free_bytes: int) -> Machine:
+    if machine.kind == "cuda":
+        return replace(machine, vram_free_bytes=free_bytes)
+    return replace(machine, ram_free_bytes=free_bytes)
 
 
 @cache
@@ -145,9 +151,8 @@ def test_a_larger_card_never_gets_a_slower_rung_or_a_smaller_chunk() -> None:
 def test_a_plan_fits_by_the_byte_and_the_margin_is_kept(machine: Machine) -> None:
     assert machine.margin_bytes == max(GIB // 4, machine.total_bytes // 25)
     wanted = need(ladder(machine).rungs[0], machine) + machine.margin_bytes
-    free = "vram_free_bytes" if machine.kind == "cuda" else "ram_free_bytes"
-    assert chosen(ladder(replace(machine, **{free: wanted}))).plan.name == "resident"
-    less = ladder(replace(machine, **{free: wanted - 1}))
+    assert chosen(ladder(with_free(machine, wanted))).plan.name == "resident"
+    less = ladder(with_free(machine, wanted - 1))
     assert not less.rungs[0].fits
     assert chosen(less).plan.name != "resident"
 
@@ -326,7 +331,11 @@ def test_when_nothing_fits_every_suggestion_really_does(machine: Machine, values
     suggestions = found.suggestions()
     assert suggestions
     for suggestion in suggestions:
-        wanted = {"width": suggestion.width, "height": suggestion.height, "num_frames": suggestion.num_frames}
+        wanted: dict[str, Any] = {
+            "width": suggestion.width,
+            "height": suggestion.height,
+            "num_frames": suggestion.num_frames,
+        }
         wanted |= {"precision": suggestion.precision} if suggestion.precision else {}
         assert chosen(ladder(machine, **values | wanted)), suggestion
         asked = found.request.model_dump(include=set(wanted))
