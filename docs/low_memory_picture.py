@@ -13,7 +13,9 @@ GREY, TEAL, INK, PALE = "#9aa8ae", "#0d8277", "#25343a", "#dfe6e9"
 GIB = 1 << 30
 
 
-def text(x: float, y: float, words: str, size: int = 14, weight: int = 400, colour: str = INK, end: bool = False) -> str:
+def text(
+    x: float, y: float, words: str, size: int = 14, weight: int = 400, colour: str = INK, end: bool = False
+) -> str:
     """Return a line of text; `x` is its end when `end`."""
     anchor = ' text-anchor="end"' if end else ""
     return f'<text x="{x}" y="{y}" font-size="{size}" font-weight="{weight}" fill="{colour}"{anchor}>{words}</text>'
@@ -37,7 +39,8 @@ def bars(rows: list[dict[str, int]], x: float, y: float, width: float) -> str:
     parts = []
     for number, row in enumerate(rows):
         top = y + 52 * number
-        parts.append(text(x - 10, top + 24, f"{row['width']}×{row['height']}, {row['num_frames']} frames", 13, end=True))
+        name = f"{row['width']}×{row['height']}, {row['num_frames']} frames"
+        parts.append(text(x - 10, top + 24, name, 13, end=True))
         for offset, key, colour in ((0, "plain_peak_bytes", GREY), (20, "exact_peak_bytes", TEAL)):
             long = max(2.0, width * row[key] / most)
             parts.append(

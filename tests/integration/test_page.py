@@ -238,9 +238,9 @@ def test_a_transparent_picture_is_laid_on_white_and_a_false_one_refused(page: Pa
     (tmp_path / "words.png").write_text("no picture")
     page.set_input_files("#picture input[type=file]", tmp_path / "words.png")
     page.fill("#prompt textarea", "hold still")
-    page.wait_for_timeout(1500)
+    expect(page.locator("#picture").get_by_role("button", name="Remove Image")).to_be_visible(timeout=SLOW_MS)
     page.locator("#generate").click()
-    expect(page.locator("#picture")).to_contain_text("not a picture")
+    expect(page.locator("#picture")).to_contain_text("not a picture", timeout=SLOW_MS)
 
 
 def test_a_file_of_the_machine_is_not_taken_for_an_upload(app: App, photo: Path, tmp_path: Path) -> None:
