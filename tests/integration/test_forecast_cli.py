@@ -68,14 +68,14 @@ def environment(home: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "I2V_HOME": str(home), "CUDA_VISIBLE_DEVICES": ""}
 
 
-def run(*arguments: object, home: Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object, home: Path, timeout_s: float = 250) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=home.parent,
         env=environment(home),
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=timeout_s,
         check=False,
     )
 
@@ -98,6 +98,11 @@ def refusal(*arguments: object, home: Path) -> str:
     assert finished.stdout == ""
     (line,) = finished.stderr.strip().splitlines()
     return line
+
+
+def crowding() -> float:
+    """Return how many processes want each core, at least 1: the suite may share the machine."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 # Before anything is downloaded or run
@@ -160,7 +165,7 @@ def test_a_warm_answer_takes_less_than_100_ms_and_no_torch(home: Path) -> None:
     finished = run("-c", WARM, home=home)
     assert finished.returncode == 0, finished.stderr
     found = json.loads(finished.stdout)
-    assert found["median_s"] < 0.1
+    assert found["median_s"] < 0.1 * crowding()
     assert found["torch"] is False
 
 
@@ -209,11 +214,6 @@ def test_a_model_of_another_architecture_is_traced_in_a_process_of_its_own(
     assert any("i2v.memory.build_forms i2vgen-xl --precision fp32" in command for command in seen)
     assert found["rungs"][0]["weights_bytes"] < 4 << 20  # the preset's has 10 GB
     assert seconds < 60 * crowding()
-
-
-def crowding() -> float:
-    """Return how many processes want each core, at least 1: the suite may share the machine."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def test_what_was_traced_is_kept_and_the_next_answer_is_quick_and_equal(
@@ -307,5 +307,8 @@ def test_bench_compares_peak_time_and_error_without_a_card(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_bench_command_prints_one_json_object(home: Path) -> None:
-    check_bench(answer("bench", "--size", "64x64", "--frames", 4, home=home))
+    finished = run("-m", "i2v", "bench", "--json", "--size", "64x64", "--frames", 4, home=home, timeout_s=800)
+    assert finished.returncode == 0, finished.stderr
+    check_bench(json.loads(finished.stdout))
