@@ -174,10 +174,10 @@ def test_a_warm_answer_takes_less_than_100_ms_and_no_torch(home: Path) -> None:
 
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], float, set[str]]:
-    """A home with a small I2VGen-XL, its first forecast, how long that took, and the processes that worked on it."""
+    """A home with a small I2VGen-XL, its first forecast, that one's processor time, and the processes it started."""
     home = tmp_path_factory.mktemp("traced") / "home"
     save_small_checkpoint(home / "models" / "i2vgen-xl")
-    began = time.monotonic()
+    began, before = time.monotonic(), os.times()
     process = psutil.Popen(
         [sys.executable, "-m", "i2v", "forecast", *SMALL, "--json"],
         cwd=home.parent,
@@ -192,7 +192,9 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
         time.sleep(0.2)
     output, _ = process.communicate(timeout=10)
     assert process.returncode == 0
-    return home, json.loads(output), time.monotonic() - began, seen
+    after = os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    return home, json.loads(output), used, seen
 
 
 def commands_below(process: psutil.Popen) -> set[str]:
@@ -213,7 +215,7 @@ def test_a_model_of_another_architecture_is_traced_in_a_process_of_its_own(
     _, found, seconds, seen = traced
     assert any("i2v.memory.build_forms i2vgen-xl --precision fp32" in command for command in seen)
     assert found["rungs"][0]["weights_bytes"] < 4 << 20  # the preset's has 10 GB
-    assert seconds < 60 * crowding()
+    assert 5 < seconds < 120  # of a processor; two processes share it, so a minute where two cores are free
 
 
 def test_what_was_traced_is_kept_and_the_next_answer_is_quick_and_equal(
