@@ -60,9 +60,9 @@ _ASIDE = _verbs(
 )
 _ASIDE_NOUNS = (
     "pan {d}|pan to the {d}|{d} pan|{d}ward pan|panning shot to the {d}|move to the {d}|camera move to the {d}"
-    "|tracking shot to the {d}|slide to the {d}|drift to the {d}|travelling shot to the {d}|horizontal pan to the {d}"
-    "|movement to the {d}|sweep to the {d}|camera pan {d}|turn to the {d}|{d} turn|motion towards the {d}"
-    "|pan {d}wards"
+    "|tracking shot to the {d}|slide to the {d}|drift to the {d}|travelling shot to the {d}"
+    "|horizontal pan to the {d}|movement to the {d}|sweep to the {d}|camera pan {d}|turn to the {d}|{d} turn"
+    "|motion towards the {d}|pan {d}wards"
 )
 _UPRIGHT = _verbs(
     "tilt tilts tilting|tilt tilts tilting|tilt tilts tilting|move moves moving|look looks looking|pan pans panning"
@@ -80,12 +80,11 @@ _SINK = _verbs(
 )
 _IN = _verbs(
     "zoom zooms zooming in|zoom zooms zooming in|zoom zooms zooming in|push pushes pushing in"
-    "|dolly dollies dollying in"
-    "|move moves moving closer|move moves moving forward|move moves moving forwards|come comes coming closer"
-    "|get gets getting closer|go goes going in|go goes going closer|travel travels travelling forward"
-    "|close closes closing in|glide glides gliding forward|fly flies flying in|step steps stepping closer"
-    "|drift drifts drifting closer|track tracks tracking in|zoom zooms zooming closer|draw draws drawing nearer"
-    "|move moves moving in|ease eases easing in",
+    "|dolly dollies dollying in|move moves moving closer|move moves moving forward|move moves moving forwards"
+    "|come comes coming closer|get gets getting closer|go goes going in|go goes going closer"
+    "|travel travels travelling forward|close closes closing in|glide glides gliding forward|fly flies flying in"
+    "|step steps stepping closer|drift drifts drifting closer|track tracks tracking in|zoom zooms zooming closer"
+    "|draw draws drawing nearer|move moves moving in|ease eases easing in",
     complete=True,
 )
 _IN_NOUNS = (
@@ -138,8 +137,7 @@ VERBS: dict[str, MoveWords] = {
 }
 _ASIDE_DIRECTIONS = (
     "{d}|{d}|to the {d}|to the {d}|{d}wards|{d}ward|towards the {d}|toward the {d}|to the {d} side"
-    "|to the {d} hand side"
-    "|over to the {d}|further {d}|to {d}"
+    "|to the {d} hand side|over to the {d}|further {d}|to {d}"
 )
 DIRECTIONS: dict[str, str] = {
     "pan_left": _each(_ASIDE_DIRECTIONS, "left") + "|from right to left|from the right to the left|right to left",
@@ -156,39 +154,32 @@ DIRECTIONS: dict[str, str] = {
 HOLD = (
     "the camera holds still|hold still|a still shot|the camera does not move|static camera|no camera movement"
     "|the camera stays still|keep the camera still|a static shot|fixed camera|locked-off shot|stay still|freeze"
-    "|nothing moves|no motion|the camera is still|stand still|do not move|keep still|the camera is static|static shot"
-    "|the camera remains still|no movement|without any motion|the camera stays fixed|still camera|still image"
-    "|a freeze frame"
-    "|the picture stays as it is|don't move|the camera doesn't move|motionless|a motionless shot|a fixed shot"
-    "|tripod shot"
-    "|the camera is on a tripod|hold the camera steady|hold the frame|completely still|keep everything still"
-    "|no zoom, no pan"
-    "|the view does not change|the shot is locked|stationary camera|a stationary shot|the view stays still"
-    "|hold the shot still"
-    "|static view|the scene stands still|everything stands still|a frozen moment|unmoving"
+    "|nothing moves|no motion|the camera is still|stand still|do not move|keep still|the camera is static"
+    "|static shot|the camera remains still|no movement|without any motion|the camera stays fixed|still camera"
+    "|still image|a freeze frame|the picture stays as it is|don't move|the camera doesn't move|motionless"
+    "|a motionless shot|a fixed shot|tripod shot|the camera is on a tripod|hold the camera steady|hold the frame"
+    "|completely still|keep everything still|no zoom, no pan|the view does not change|the shot is locked"
+    "|stationary camera|a stationary shot|the view stays still|hold the shot still|static view"
+    "|the scene stands still|everything stands still|a frozen moment|unmoving"
 )
 LIGHTS: dict[str, str] = {
-    "night": "fades to night|fading to night|the picture fades into night|the day fades|fade into the night|night falls|fade to night|it gets dark|the light fades|it grows darker|the scene darkens|fade to dark"
-    "|dusk falls"
-    "|the sun goes down|the sun sets|nightfall|it becomes night|day turns to night|darkness falls|the day ends"
-    "|at nightfall"
-    "|the scene fades to night|the lights go out|it turns dark|evening comes|the scene grows dark|turning into night",
-    "dawn": "fades to dawn|fading to dawn|the picture fades into dawn|the night fades into dawn|fade into the dawn|dawn"
-    "|dawn breaks|fade to dawn|the sun rises|sunrise|the day breaks|morning comes|daybreak|it becomes day"
+    "night": "fades to night|fading to night|the picture fades into night|the day fades|fade into the night"
+    "|night falls|fade to night|it gets dark|the light fades|it grows darker|the scene darkens|fade to dark"
+    "|dusk falls|the sun goes down|the sun sets|nightfall|it becomes night|day turns to night|darkness falls"
+    "|the day ends|at nightfall|the scene fades to night|the lights go out|it turns dark|evening comes"
+    "|the scene grows dark|turning into night",
+    "dawn": "fades to dawn|fading to dawn|the picture fades into dawn|the night fades into dawn|fade into the dawn"
+    "|dawn|dawn breaks|fade to dawn|the sun rises|sunrise|the day breaks|morning comes|daybreak|it becomes day"
     "|night turns to day|the morning light grows|the sun comes up|first light of dawn|a new day begins|at sunrise"
     "|the scene fades to dawn|the dawn light comes|the morning sun rises|turning into day|dawn is breaking",
     "darker": "the light gets darker|dim the light|the light dims|make it darker|a little darker"
-    "|the picture gets darker"
-    "|it gets dimmer|lower the brightness",
+    "|the picture gets darker|it gets dimmer|lower the brightness",
     "brighter": "it gets brighter|the light grows|the scene brightens|it becomes bright|make it brighter"
-    "|the light gets brighter"
-    "|the picture brightens|more and more light|raise the brightness",
+    "|the light gets brighter|the picture brightens|more and more light|raise the brightness",
     "warmer": "the light turns golden|warm evening light|golden hour|the colours get warmer|warm light"
-    "|the scene turns warm"
-    "|golden light|a warm glow|the light gets warmer|warmer colours",
-    "colder": "the light turns cold|cold blue light|the colours get colder|the scene turns blue"
-    "|the light turns blue|cold light"
-    "|colder colours|the scene turns cold|blue light|the light gets colder",
+    "|the scene turns warm|golden light|a warm glow|the light gets warmer|warmer colours",
+    "colder": "the light turns cold|cold blue light|the colours get colder|the scene turns blue|the light turns blue"
+    "|cold light|colder colours|the scene turns cold|blue light|the light gets colder",
 }
 _WATERS = "water|lake|sea|river|pond|ocean|pool|water surface"
 EFFECTS: dict[str, str] = {
@@ -202,36 +193,31 @@ EFFECTS: dict[str, str] = {
     "|the tide moves",
     "sway": _each(
         "the {d} sway|the {d} sway in the wind|swaying {d}|the {d} move in the wind|wind in the {d}"
-        "|the {d} are swaying"
-        "|a breeze moves the {d}|the wind moves the {d}|the {d} rustle|the {d} wave in the breeze"
-        "|the {d} swing in the wind"
-        "|the {d} bend in the wind|the {d} move in the breeze|the {d} tremble",
+        "|the {d} are swaying|a breeze moves the {d}|the wind moves the {d}|the {d} rustle"
+        "|the {d} wave in the breeze|the {d} swing in the wind|the {d} bend in the wind|the {d} move in the breeze"
+        "|the {d} tremble",
         "leaves|trees|branches|flowers|plants|reeds|bushes|blades of grass",
     )
     + "|the grass sways|swaying grass|grass swaying in the wind|the grass moves in the wind|the foliage sways"
-    "|rustling leaves"
-    "|a breeze|wind blows through the trees|the wind blows|a light wind|a gentle breeze|windy|the meadow sways"
-    "|the grass waves",
+    "|rustling leaves|a breeze|wind blows through the trees|the wind blows|a light wind|a gentle breeze|windy"
+    "|the meadow sways|the grass waves",
     "shimmer": "heat shimmer|the air shimmers|hot air shimmers|heat haze|shimmering heat"
-    "|the air shimmers in the heat|a mirage"
-    "|hot shimmering air|the heat makes the air shimmer|shimmering air|the hot air flickers over the ground"
-    "|heat waves rise"
-    "|heat distortion|rising heat|hot air rises|hot air|the air is shimmering|the air trembles in the heat"
-    "|heat shimmers",
+    "|the air shimmers in the heat|a mirage|hot shimmering air|the heat makes the air shimmer|shimmering air"
+    "|the hot air flickers over the ground|heat waves rise|heat distortion|rising heat|hot air rises|hot air"
+    "|the air is shimmering|the air trembles in the heat|heat shimmers",
     "flicker": "the light flickers|flickering light|the candle flickers|candlelight flickers|flickering candlelight"
     "|the lamp flickers|a flickering lamp|firelight flickers|flickering fire|the lights flicker|a flickering flame"
     "|unsteady light|the light is flickering|the fire flickers|flickering lights|flickering|flicker of the light",
     "shake": "hand-held camera|handheld camera|hand-held|handheld|hand-held sway|handheld sway|a shaky camera"
-    "|camera shake"
-    "|hand-held footage|handheld shot|a hand-held shot|the camera shakes|shaky cam|shaky footage|the camera wobbles"
-    "|held by hand|the camera is held by hand|filmed by hand|handheld footage|the camera is shaking|wobbly camera"
-    "|a shaky shot",
+    "|camera shake|hand-held footage|handheld shot|a hand-held shot|the camera shakes|shaky cam|shaky footage"
+    "|the camera wobbles|held by hand|the camera is held by hand|filmed by hand|handheld footage"
+    "|the camera is shaking|wobbly camera|a shaky shot",
 }
 # Adverbs, and adjectives before a noun.
 SPEEDS: dict[str, tuple[str, str]] = {
     "slow": (
-        "slowly|slowly|gently|very slowly|slow|softly|at a slow pace|really slowly|leisurely|at low speed|slow motion"
-        "|carefully|lazily|a little|slightly|gradually|quite slowly|unhurriedly",
+        "slowly|slowly|gently|very slowly|slow|softly|at a slow pace|really slowly|leisurely|at low speed"
+        "|slow motion|carefully|lazily|a little|slightly|gradually|quite slowly|unhurriedly",
         "slow|slow|gentle|very slow|slow-paced|soft|leisurely|slight|gradual|careful|subtle",
     ),
     "fast": (
@@ -242,51 +228,50 @@ SPEEDS: dict[str, tuple[str, str]] = {
 }
 SUBJECTS = listed(
     "a lake|mountains at dusk|a portrait of a woman|an old man reading|a cat on a sofa|a red car|a busy street"
-    "|a forest"
-    "|a cup of coffee|the sea|a city at night|a field of flowers|a castle|a dog running|a bowl of fruit|a bridge"
-    "|a boat"
-    "|a temple in china|a rocket|a garden|a snowy village|a kitchen|a bird on a branch|a dancer|a desert road|a train"
-    "|a stormy sky|a child with a kite|an astronaut|a wooden table|a robot|a horse|a waterfall|a market"
-    "|a tall building"
-    "|clouds|a candle|a bookshop|a rainy window|the moon|a lighthouse|a river|a smiling girl|the cat|the scene"
-    "|the picture|this photo|the house|a man|a woman|the city|the landscape|the flower|coins on a table"
-    "|a photographer"
-    "|grass|leaves|trees|the street|an old photo|a beach|a church|a face|the garden|a valley|the harbour|the subject"
+    "|a forest|a cup of coffee|the sea|a city at night|a field of flowers|a castle|a dog running|a bowl of fruit"
+    "|a bridge|a boat|a temple in china|a rocket|a garden|a snowy village|a kitchen|a bird on a branch|a dancer"
+    "|a desert road|a train|a stormy sky|a child with a kite|an astronaut|a wooden table|a robot|a horse|a waterfall"
+    "|a market|a tall building|clouds|a candle|a bookshop|a rainy window|the moon|a lighthouse|a river"
+    "|a smiling girl|the cat|the scene|the picture|this photo|the house|a man|a woman|the city|the landscape"
+    "|the flower|coins on a table|a photographer|grass|leaves|trees|the street|an old photo|a beach|a church|a face"
+    "|the garden|a valley|the harbour|the subject"
 )
 # Subjects are also made up of these, so that a word which asks for nothing comes to mean nothing.
 NOUNS = listed(
-    "man|woman|girl|boy|child|cat|dog|bird|horse|cow|fish|lion|dragon|robot|car|bus|train|boat|ship|plane|rocket|bicycle|house"
-    "|church|castle|tower|bridge|street|road|path|wall|window|door|room|kitchen|table|chair|bed|sofa|lamp|cup|plate|bottle"
-    "|book|clock|guitar|piano|phone|camera lens|coin|bowl|apple|bread|cake|mountain|hill|valley|desert|island|beach|rock"
-    "|stone|sand|snow|ice|cloud|rain|storm|rainbow|sun|star|planet|garden|park|forest|tree|flower|rose|leaf|grass|field"
-    "|farm|village|city|town|market|shop|school|station|harbour|lighthouse|statue|painting|face|eyes|hair|hand|smile|hat"
-    "|dress|suit|crowd|family|couple|king|queen|soldier|doctor|cook|artist|musician|astronaut|photographer|temple|palace"
+    "man|woman|girl|boy|child|cat|dog|bird|horse|cow|fish|lion|dragon|robot|car|bus|train|boat|ship|plane|rocket"
+    "|bicycle|house|church|castle|tower|bridge|street|road|path|wall|window|door|room|kitchen|table|chair|bed|sofa"
+    "|lamp|cup|plate|bottle|book|clock|guitar|piano|phone|camera lens|coin|bowl|apple|bread|cake|mountain|hill"
+    "|valley|desert|island|beach|rock|stone|sand|snow|ice|cloud|rain|storm|rainbow|sun|star|planet|garden|park"
+    "|forest|tree|flower|rose|leaf|grass|field|farm|village|city|town|market|shop|school|station|harbour|lighthouse"
+    "|statue|painting|face|eyes|hair|hand|smile|hat|dress|suit|crowd|family|couple|king|queen|soldier|doctor|cook"
+    "|artist|musician|astronaut|photographer|temple|palace"
 )
 ADJECTIVES = listed(
-    "old|young|small|big|tall|short|red|blue|green|yellow|white|black|golden|silver|brown|grey|pink|wooden|stone|glass|happy"
-    "|sad|angry|sleepy|tired|lonely|famous|strange|ancient|modern|empty|crowded|quiet|busy|rainy|snowy|sunny|foggy|cloudy"
-    "|dusty|shiny|colourful|beautiful|ugly|lovely|little|huge|tiny|elegant|rusty|broken|abandoned|wild|sweet|fresh|distant"
+    "old|young|small|big|tall|short|red|blue|green|yellow|white|black|golden|silver|brown|grey|pink|wooden|stone"
+    "|glass|happy|sad|angry|sleepy|tired|lonely|famous|strange|ancient|modern|empty|crowded|quiet|busy|rainy|snowy"
+    "|sunny|foggy|cloudy|dusty|shiny|colourful|beautiful|ugly|lovely|little|huge|tiny|elegant|rusty|broken|abandoned"
+    "|wild|sweet|fresh|distant"
 )
 PLACES = listed(
-    "in the sky|on the table|on the ground|above the ground|at the top of the hill|below the bridge|under the tree|by the sea"
-    "|near the lake|in the city|in the garden|at home|in front of the house|behind the house|on the left side of the street"
-    "|on the right of the picture|on the left|on the right|in the foreground|in the background|in the middle|at the window"
-    "|by the river|in the desert|on the road|in the rain|in the snow|in the forest|at the beach|inside|outside|over there"
-    "|in the morning|in the evening|at noon|in summer|in winter|from above|in the distance|on a hill|on the water|in the grass"
+    "in the sky|on the table|on the ground|above the ground|at the top of the hill|below the bridge|under the tree"
+    "|by the sea|near the lake|in the city|in the garden|at home|in front of the house|behind the house"
+    "|on the left side of the street|on the right of the picture|on the left|on the right|in the foreground"
+    "|in the background|in the middle|at the window|by the river|in the desert|on the road|in the rain|in the snow"
+    "|in the forest|at the beach|inside|outside|over there|in the morning|in the evening|at noon|in summer|in winter"
+    "|from above|in the distance|on a hill|on the water|in the grass"
 )
 STYLES = listed(
-    "cinematic|high quality|4k|photorealistic|soft light|beautiful|film grain|detailed|dramatic|masterpiece|realistic"
-    "|shallow depth of field|vivid colours|wide shot|close up|documentary|smooth|hdr|calm|moody|best quality|8k|sharp"
-    "|award winning|natural|35mm|epic|stunning|ultra detailed|bokeh|vintage|studio lighting|highly detailed|film look"
+    "cinematic|high quality|4k|photorealistic|soft light|beautiful|film grain|detailed|dramatic|masterpiece"
+    "|realistic|shallow depth of field|vivid colours|wide shot|close up|documentary|smooth|hdr|calm|moody"
+    "|best quality|8k|sharp|award winning|natural|35mm|epic|stunning|ultra detailed|bokeh|vintage|studio lighting"
+    "|highly detailed|film look"
 )
 CALM = (
-    "stands there|sits on a chair|is sleeping|is reading|is cooking|looks happy|wears a hat|holds a cup|plays the piano|"
-    "make it come alive|animate this picture|the person smiles|she waves her hand|something happens|a beautiful video"
-    "|the dog barks|he walks|the car drives off|magic|the flowers bloom|dancing|smiles|sings a song|eats an apple"
-    "|talks"
-    "|blinks|is happy|jumps|runs|laughs|make a video|bring it to life|turn this into a movie|animate|make it live"
-    "|the cat purrs|he speaks to us|explodes|a dragon appears|people walk by|it starts to rain|snow is falling"
-    "|reading a book"
-    "|the rocket launches|cars drive by|birds fly by|a ghost appears|she nods|the man winks"
-    "|everything is made of gold"
+    "stands there|sits on a chair|is sleeping|is reading|is cooking|looks happy|wears a hat|holds a cup"
+    "|plays the piano|make it come alive|animate this picture|the person smiles|she waves her hand|something happens"
+    "|a beautiful video|the dog barks|he walks|the car drives off|magic|the flowers bloom|dancing|smiles"
+    "|sings a song|eats an apple|talks|blinks|is happy|jumps|runs|laughs|make a video|bring it to life"
+    "|turn this into a movie|animate|make it live|the cat purrs|he speaks to us|explodes|a dragon appears"
+    "|people walk by|it starts to rain|snow is falling|reading a book|the rocket launches|cars drive by|birds fly by"
+    "|a ghost appears|she nods|the man winks|everything is made of gold"
 )

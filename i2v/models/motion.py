@@ -1,9 +1,7 @@
 """The built-in family: a small I2VGenXLUNet denoises a motion field, and the picture itself is moved by it.
 
-The idea is that of Generative Image Dynamics (Li et al., 2024): diffuse motion, not pixels. The field lives on a
-coarse grid over a square canvas on which the picture is centred; it has four channels per grid point and keyframe:
-dx, dy (where to look in the picture, canvas half-sides), log gain and warmth (log of the red gain, minus that of the
-blue one). The renderer stands at the place of a VAE: it yields the frames one by one.
+The idea is that of Generative Image Dynamics (Li et al., 2024): diffuse motion, not pixels. What the field's ten
+channels mean, and how frames are made of them, is in motion_render.py; that stands at the place of a VAE.
 
 Knows nothing of how the weights were trained (see i2v/builtin).
 """
@@ -11,8 +9,10 @@ Knows nothing of how the weights were trained (see i2v/builtin).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -23,24 +23,49 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from i2v.models.base import Conditions, ImageToVideo, draw_noise
 from i2v.models.loading import load_config, load_tokenizer, load_weights
+from i2v.models.motion_render import CHANNELS, MotionRenderer
 from i2v.models.text import encode_prompts, tokenize
 from i2v.presets import ModelPreset
 from i2v.request import GenerationRequest
 
-__all__ = ["MotionRenderer", "Pipeline", "PromptHint", "condition_latents", "picture_to_grid", "pooled_picture"]
+__all__ = [
+    "GUIDES",
+    "HINTS",
+    "Pipeline",
+    "PromptHint",
+    "Sight",
+    "denoiser_inputs",
+    "even_motion",
+    "guides",
+    "look_at",
+    "predict_clean",
+    "windows",
+]
 
+HINTS = 14  # numbers in a hint: dx and dy (weights of 1, x, y each), parallax, and channels 3 to 9
+GUIDES = len(CHANNELS) + 2  # what the hint says of each channel, and the place in the picture
 _ANALYSIS_PX = 64  # the picture's long side when it is reduced to the grid, as in training
 _PREVIEW_PX = 160
 _PREVIEW_FRAMES = 6
-_SOFT_BORDER = 0.05  # half-sides over which what enters the frame turns soft
+_MOMENT_S = 0.3  # clips get one moment of the field for so many seconds, and at least one window of them
+_MOST_MOMENTS = 64
+_MOMENTS_PER_S = 4.0  # told the denoiser as "fps"; its field does not depend on the clip's length
 
 
-def picture_to_grid(picture: torch.Tensor, grid_size: int) -> torch.Tensor:
-    """Reduce a picture to what the denoiser sees of it.
+@dataclass(frozen=True)
+class Sight:
+    """What the denoiser sees of a picture on the grid of its square canvas.
 
-    `picture`: (B, 3, H, W) in 0..1. It is mirrored out to a square and reduced to mean colour and local contrast per
-    cell. Returns (B, 4, grid_size, grid_size), about -1..1.
+    `grid`: (B, 4, g, g), mean colour and local contrast, about -1..1. `place`: (B, 2, g, g), x and y in half-sides of
+    the picture itself; beyond 1 lies what is mirrored.
     """
+
+    grid: torch.Tensor
+    place: torch.Tensor
+
+
+def look_at(picture: torch.Tensor, grid_size: int) -> Sight:
+    """Reduce pictures to what the denoiser sees. `picture`: (B, 3, H, W) in 0..1."""
     height, width = picture.shape[-2:]
     scale = _ANALYSIS_PX / max(height, width)
     size = (max(8, round(height * scale)), max(8, round(width * scale)))
@@ -51,7 +76,10 @@ def picture_to_grid(picture: torch.Tensor, grid_size: int) -> torch.Tensor:
     grey = picture.mean(dim=1, keepdim=True)
     variance = F.adaptive_avg_pool2d(grey * grey, grid_size) - F.adaptive_avg_pool2d(grey, grid_size) ** 2
     contrast = variance.clamp(min=0).sqrt()
-    return torch.cat([mean * 2 - 1, (contrast * 8 - 1).clamp(max=2)], dim=1)
+    grid = torch.cat([mean * 2 - 1, (contrast * 8 - 1).clamp(max=2)], dim=1)
+    axis = torch.linspace(-1, 1, grid_size, device=picture.device)
+    x, y = torch.meshgrid(axis * max(height, width) / width, axis * max(height, width) / height, indexing="xy")
+    return Sight(grid, torch.stack([x, y]).expand(len(grid), -1, -1, -1))
 
 
 def _mirror_to_square(picture: torch.Tensor) -> torch.Tensor:
@@ -72,147 +100,78 @@ def _mirror_to_square(picture: torch.Tensor) -> torch.Tensor:
 
 
 class PromptHint(ModelMixin, ConfigMixin):
-    """Reads from the prompt which even motion it asks for: the weights of 1, x and y in dx and in dy.
+    """Reads from the prompt what it asks for, evenly over the picture and the clip: HINTS numbers, in units of latents.
 
     A zoom or a roll is the product of a word and a place. The denoiser, which has the words only by attention, takes
     thousands of steps to find that product; given as a hint, it is there from the first.
     """
 
     @register_to_config
-    def __init__(self, width: int = 64):
+    def __init__(self, width: int = 64, hidden: int = 128):
         super().__init__()
-        self.project = torch.nn.Linear(width, 6)
+        self.read = torch.nn.Sequential(torch.nn.Linear(width, hidden), torch.nn.SiLU(), torch.nn.Linear(hidden, HINTS))
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Turn prompt embeddings (B, tokens, width) into weights (B, 2, 3)."""
-        return self.project(embeddings.mean(dim=1)).view(-1, 2, 3)
+        """Turn prompt embeddings (B, tokens, width) into (B, HINTS)."""
+        return self.read(embeddings.mean(dim=1))
 
 
-def condition_latents(grid: torch.Tensor, hint: torch.Tensor, num_keyframes: int) -> torch.Tensor:
-    """Return the denoiser's `image_latents`: the picture at keyframe 0, then the hinted motion, time and contrast.
+def even_motion(hint: torch.Tensor, grid_size: int) -> torch.Tensor:
+    """Lay a hint (B, HINTS) out over the grid: the latents of a motion that heeds no picture. (B, 10, g, g).
 
-    `grid`: (B, 4, g, g); `hint`: (B, 2, 3), see PromptHint. Returns (B, 4, num_keyframes, g, g).
+    The parallax channel is left out (0): even motion has none.
     """
-    batch, _, size, _ = grid.shape
-    shape = (batch, num_keyframes, size, size)
-    axis = torch.linspace(-1, 1, size, device=grid.device, dtype=grid.dtype)
-    time = torch.linspace(0, 1, num_keyframes, device=grid.device, dtype=grid.dtype).view(-1, 1, 1)
-    places = torch.stack(
-        [torch.ones(size, size).to(grid), axis.expand(size, size), axis.view(-1, 1).expand(size, size)]
-    )
-    hinted = torch.einsum("bcj,jyx->bcyx", hint.to(grid.dtype), places)  # dx and dy at the end of the clip
-    moving = hinted.unsqueeze(2) * time
-    rest = torch.stack([time.expand(shape), grid[:, 3:4].expand(shape)], dim=1)
-    latents = torch.cat([moving, rest], dim=1)
-    return torch.cat([grid.unsqueeze(2), latents[:, :, 1:]], dim=2)
+    axis = torch.linspace(-1, 1, grid_size, device=hint.device, dtype=hint.dtype)
+    ones = torch.ones(grid_size, grid_size, device=hint.device, dtype=hint.dtype)
+    places = torch.stack([ones, ones * axis, ones * axis.view(-1, 1)])
+    shift = torch.einsum("bcj,jyx->bcyx", hint[:, :6].view(-1, 2, 3), places)
+    rest = hint[:, 6:].view(*hint[:, 6:].shape, 1, 1) * ones
+    return torch.cat([shift, torch.zeros_like(rest[:, :1]), rest[:, 1:]], dim=1)
 
 
-def pooled_picture(grid: torch.Tensor, width: int) -> torch.Tensor:
+def guides(hint: torch.Tensor, sight: Sight) -> torch.Tensor:
+    """Return what the denoiser is given beside the latents: the hint laid out, and the place. (B, GUIDES, g, g)."""
+    even = even_motion(hint, sight.grid.shape[-1])
+    parallax = hint[:, 6].view(-1, 1, 1, 1).expand_as(even[:, :1])
+    place = sight.place.to(even).clamp(-2, 2)
+    return torch.cat([even[:, :2], parallax, even[:, 3:], place], dim=1)
+
+
+def pooled_sight(sight: Sight, width: int) -> torch.Tensor:
     """Return the picture's summary that stands in for a vision encoder's embedding. Shape (B, width)."""
-    flat = F.adaptive_avg_pool2d(grid, 4).flatten(1)
+    flat = F.adaptive_avg_pool2d(sight.grid, 4).flatten(1)
     return F.pad(flat, (0, width - flat.shape[1])) if width >= flat.shape[1] else flat[:, :width]
 
 
-class MotionRenderer(ConfigMixin):
-    """Turns a field into frames by moving the picture at full resolution.
-
-    What enters the frame is the picture mirrored at its border and softened, the more the farther it lies outside.
-    """
-
-    config_name = "config.json"
-
-    @register_to_config
-    def __init__(
-        self,
-        grid_size: int = 8,
-        num_keyframes: int = 8,
-        field_scale: tuple[float, ...] = (0.06, 0.06, 0.4, 0.12),
-    ):
-        self.grid_size, self.num_keyframes = grid_size, num_keyframes
-        self.field_scale = torch.tensor(field_scale)
-
-    def to_latents(self, field: torch.Tensor) -> torch.Tensor:
-        """Scale a field (B, 4, K, g, g) to latents of about unit size. No scale may be zero (a channel left out)."""
-        return field / self.field_scale.to(field).view(1, 4, 1, 1, 1)
-
-    def to_field(self, latents: torch.Tensor) -> torch.Tensor:
-        """Scale latents (B, 4, K, g, g) back to a field, with keyframe 0 set to no motion."""
-        field = latents * self.field_scale.to(latents).view(1, 4, 1, 1, 1)
-        return torch.cat([torch.zeros_like(field[:, :, :1]), field[:, :, 1:]], dim=2)
-
-    def render(
-        self, picture: torch.Tensor, field: torch.Tensor, num_frames: int, first: int = 0
-    ) -> Iterator[torch.Tensor]:
-        """Yield pictures number `first` to num_frames - 1, each (3, H, W) in 0..1; number 0 is the picture itself.
-
-        `picture`: (3, H, W) float32 in 0..1; `field`: (4, K, g, g).
-        """
-        height, width = picture.shape[-2:]
-        frames = _resample(field, num_frames)
-        rows, columns = (_canvas_matrix(n, max(height, width), field.shape[-1]).to(field) for n in (height, width))
-        x, y = (_pixel_centres(n).to(field) for n in (width, height))
-        # Half-sides of the canvas to half-sizes of the picture, which is how grid_sample measures.
-        to_x, to_y = max(height, width) / width, max(height, width) / height
-        soft = _soften(picture)
-        if first == 0:
-            yield picture
-        for moved in frames[max(1, first) :]:
-            dx, dy, log_gain, warmth = rows @ moved @ columns.T
-            look = torch.stack([x.view(1, -1) + dx * to_x, y.view(-1, 1) + dy * to_y], dim=-1)
-            frame = _sample(picture, soft, look, border=_SOFT_BORDER)
-            yield (frame * _colour_gain(log_gain, warmth)).clamp(0, 1)
+def denoiser_inputs(hint: torch.Tensor, sight: Sight, num_keyframes: int, width: int) -> dict[str, torch.Tensor]:
+    """Return the conditions that come from the hint and the picture, for one window of `num_keyframes` moments."""
+    batch = len(hint)
+    return {
+        "guide": guides(hint, sight),
+        "even": even_motion(hint, sight.grid.shape[-1]),
+        "image_latents": sight.grid.unsqueeze(2).expand(-1, -1, num_keyframes, -1, -1),
+        "image_embeddings": pooled_sight(sight, width),
+        "fps": torch.full((batch,), _MOMENTS_PER_S, device=hint.device),
+    }
 
 
-def _resample(field: torch.Tensor, num_frames: int) -> torch.Tensor:
-    """Return (num_frames, 4, g, g): the keyframes (4, K, g, g) on an even finer or coarser time axis, cubic."""
-    channels, keys, size, _ = field.shape
-    flat = field.permute(0, 2, 3, 1).reshape(1, 1, -1, keys)
-    fine = F.interpolate(flat, (flat.shape[2], num_frames), mode="bicubic", align_corners=True)
-    return fine.reshape(channels, size, size, num_frames).permute(3, 0, 1, 2)
+def predict_clean(
+    denoiser: torch.nn.Module, latents: torch.Tensor, timestep: torch.Tensor, conditions: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """Return the clean latents of one window, (B, 10, K, g, g): the even motion, and what the denoiser makes of it."""
+    given = dict(conditions)
+    guide, even = given.pop("guide"), given.pop("even")
+    guide = guide.to(latents.dtype).unsqueeze(2).expand(-1, -1, latents.shape[2], -1, -1)
+    departure = denoiser(torch.cat([latents, guide], dim=1), timestep, **given, return_dict=False)[0]
+    return even.unsqueeze(2) + departure.to(even.dtype)
 
 
-def _pixel_centres(count: int) -> torch.Tensor:
-    return (torch.arange(count, dtype=torch.float32) + 0.5) * 2 / count - 1
-
-
-def _canvas_matrix(count: int, canvas: int, grid_size: int) -> torch.Tensor:
-    """Return the (count, grid_size) cubic weights that carry a grid over the canvas to `count` centred pixels."""
-    basis = torch.eye(grid_size).view(1, 1, grid_size, grid_size)
-    # Sampling a basis image with cubic kernels at the pixels' canvas positions gives the weights, row by row.
-    at = _pixel_centres(count) * (count / canvas)
-    look = torch.stack(torch.meshgrid(torch.linspace(-1, 1, grid_size), at, indexing="xy"), dim=-1)
-    return F.grid_sample(basis, look.unsqueeze(0), mode="bicubic", padding_mode="reflection", align_corners=True)[0, 0]
-
-
-def _soften(picture: torch.Tensor) -> torch.Tensor:
-    """Return the picture reduced 16 times and blurred, to stand for what was never seen. Shape (3, h, w)."""
-    size = (max(4, picture.shape[-2] // 16), max(4, picture.shape[-1] // 16))
-    small = F.interpolate(picture.unsqueeze(0), size, mode="bilinear", antialias=True)
-    return F.avg_pool2d(F.pad(small, (1, 1, 1, 1), mode="replicate"), 3, stride=1)[0]
-
-
-def _sample(picture: torch.Tensor, soft: torch.Tensor, look: torch.Tensor, border: float) -> torch.Tensor:
-    frame = F.grid_sample(
-        picture.unsqueeze(0),
-        look.unsqueeze(0),
-        mode="bicubic",
-        padding_mode="reflection",
-        align_corners=False,
-    )[0]
-    outside = (look.abs() - 1).clamp(min=0).amax(dim=-1)
-    if not bool(outside.any()):
-        return frame
-    weight = (outside / (2 * border)).clamp(max=1)
-    weight = weight * weight * (3 - 2 * weight)
-    blurred = F.grid_sample(
-        soft.unsqueeze(0), look.unsqueeze(0), mode="bilinear", padding_mode="reflection", align_corners=False
-    )[0]
-    return frame + weight * (blurred - frame)
-
-
-def _colour_gain(log_gain: torch.Tensor, warmth: torch.Tensor) -> torch.Tensor:
-    """Return the gain per colour, (3, H, W)."""
-    return torch.exp(torch.stack([log_gain + warmth / 2, log_gain, log_gain - warmth / 2]))
+def windows(moments: int, length: int) -> list[int]:
+    """Return where windows of `length` moments begin, each half over the last, so that they cover `moments`."""
+    if moments <= length:
+        return [0]
+    starts = list(range(0, moments - length, length // 2))
+    return [*starts, moments - length]
 
 
 class Pipeline(ImageToVideo):
@@ -230,6 +189,7 @@ class Pipeline(ImageToVideo):
         self.tokenizer, self.text_encoder, self.denoiser = tokenizer, text_encoder, unet
         self.prompt_hint, self.scheduler, self.renderer = prompt_hint, scheduler, renderer
         self.device, self.dtype = unet.device, unet.dtype
+        self._width = unet.config.cross_attention_dim
 
     @classmethod
     def load(cls, folder: Path, preset: ModelPreset, device: torch.device, dtype: torch.dtype) -> Pipeline:
@@ -246,34 +206,48 @@ class Pipeline(ImageToVideo):
         return {"text_encoder": self.text_encoder, "prompt_hint": self.prompt_hint, "unet": self.denoiser}
 
     def encode(self, request: GenerationRequest, image: np.ndarray, generator: torch.Generator) -> Conditions:
-        picture = torch.from_numpy(image).to(self.device).permute(2, 0, 1).float() / 255
-        grid = picture_to_grid(picture.unsqueeze(0), self.renderer.grid_size)
-        duration_s = max(request.num_frames - 1, 1) / request.fps
-        shared = {
-            "fps": torch.tensor([(self.renderer.num_keyframes - 1) / duration_s], device=self.device),
-            "image_embeddings": pooled_picture(grid, self.denoiser.config.cross_attention_dim).to(self.dtype),
-        }
-        positive = shared | self._read(request.prompt, grid)
-        negative = None
-        if request.guidance_scale != 1.0:
-            negative = shared | self._read(request.negative_prompt, grid)
+        picture = torch.from_numpy(image)
+        sight = look_at(picture.to(self.device).permute(2, 0, 1)[None].float() / 255, self.renderer.grid_size)
+        positive = self._read(request.prompt, sight)
+        negative = self._read(request.negative_prompt, sight) if request.guidance_scale != 1.0 else None
         return Conditions(positive, negative, {"picture": picture})
 
-    def _read(self, prompt: str, grid: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the two conditions that depend on the prompt."""
+    def _read(self, prompt: str, sight: Sight) -> dict[str, torch.Tensor]:
         embeddings = encode_prompts(self.text_encoder, tokenize(self.tokenizer, [prompt]))
-        latents = condition_latents(grid, self.prompt_hint(embeddings), self.renderer.num_keyframes)
-        return {"encoder_hidden_states": embeddings, "image_latents": latents.to(self.dtype)}
+        hint = self.prompt_hint(embeddings).float()
+        inputs = denoiser_inputs(hint, sight, self.renderer.num_keyframes, self._width)
+        keep = ("even", "fps")  # float32, whatever the denoiser computes in
+        inputs = {name: value if name in keep else value.to(self.dtype) for name, value in inputs.items()}
+        return inputs | {"encoder_hidden_states": embeddings}
+
+    def _moments(self, request: GenerationRequest) -> int:
+        wanted = round((request.num_frames - 1) / request.fps / _MOMENT_S)
+        return max(self.renderer.num_keyframes, min(wanted, _MOST_MOMENTS))
 
     def draw_latents(self, request: GenerationRequest, generator: torch.Generator) -> torch.Tensor:
         size = self.renderer.grid_size
-        return draw_noise((1, 4, self.renderer.num_keyframes, size, size), generator, self.device)
+        return draw_noise((1, len(CHANNELS), self._moments(request), size, size), generator, self.device)
 
     def _predict(
         self, latents: torch.Tensor, timestep: torch.Tensor, conditions: dict[str, torch.Tensor]
     ) -> torch.Tensor:
+        """Predict the velocity, window by window where the clip is longer than the denoiser was trained on.
+
+        Where windows overlap their predictions are blended (MultiDiffusion, Bar-Tal et al. 2023), weighted towards
+        each window's middle.
+        """
+        length = self.renderer.num_keyframes
+        total, weights = torch.zeros_like(latents), torch.zeros(latents.shape[2], device=latents.device)
+        ramp = torch.arange(1, length + 1, device=latents.device)
+        weight = torch.minimum(ramp, ramp.flip(0)).float()
+        for start in windows(latents.shape[2], length):
+            part = slice(start, start + length)
+            given = latents[:, :, part].to(self.dtype)
+            clean = predict_clean(self.denoiser, given, timestep, conditions).float()
+            total[:, :, part] += clean * weight.view(1, 1, -1, 1, 1)
+            weights[part] += weight
+        clean = total / weights.view(1, 1, -1, 1, 1)
         # The denoiser gives the clean latents x; the scheduler wants the velocity n - x = (x_t - x) / s.
-        clean = super()._predict(latents, timestep, conditions)
         return (latents - clean) / (timestep / self.scheduler.config.num_train_timesteps)
 
     def clean_estimate(self, noise: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
@@ -283,15 +257,21 @@ class Pipeline(ImageToVideo):
     def decode(
         self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest, first: int = 0
     ) -> Iterator[np.ndarray]:
-        field = self.renderer.to_field(latents.float())[0]
-        for frame in self.renderer.render(conditions.for_decode["picture"], field, request.num_frames, first):
-            yield (frame * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        picture = conditions.for_decode["picture"].numpy()
+        yield from self.renderer.render(
+            picture, self._field(latents), request.num_frames, request.fps, seed=request.seed, first=first
+        )
+
+    def _field(self, latents: torch.Tensor) -> np.ndarray:
+        return self.renderer.to_field(latents.float())[0].cpu().numpy()
 
     def preview(self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest) -> np.ndarray:
-        picture = conditions.for_decode["picture"]
-        scale = _PREVIEW_PX / max(picture.shape[-2:])
-        size = tuple(max(8, round(n * scale)) for n in picture.shape[-2:])
-        small = F.interpolate(picture.unsqueeze(0), size, mode="bilinear", antialias=True)[0]
-        frames = self.renderer.render(small, self.renderer.to_field(latents.float())[0], _PREVIEW_FRAMES)
-        stack = torch.stack(list(frames))
-        return (stack * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        picture = conditions.for_decode["picture"].numpy()
+        scale = _PREVIEW_PX / max(picture.shape[:2])
+        size = (max(8, round(picture.shape[1] * scale)), max(8, round(picture.shape[0] * scale)))
+        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        fps = (_PREVIEW_FRAMES - 1) / max((request.num_frames - 1) / request.fps, 0.1)
+        frames = self.renderer.render(
+            small, self._field(latents), _PREVIEW_FRAMES, fps, seed=request.seed, layers=False
+        )
+        return np.stack(list(frames))
