@@ -65,12 +65,8 @@ class Sight:
 
 
 def look_at(picture: torch.Tensor, grid_size: int) -> Sight:
-    """Reduce pictures to what the denoiser sees. `picture`: (B, 3, H, W) in 0..1."""
+    """Reduce small pictures to what the denoiser sees. `picture`: (B, 3, H, W) in 0..1, its long side 64 px."""
     height, width = picture.shape[-2:]
-    scale = _ANALYSIS_PX / max(height, width)
-    size = (max(8, round(height * scale)), max(8, round(width * scale)))
-    if size != (height, width):
-        picture = F.interpolate(picture, size, mode="bilinear", antialias=True)
     picture = _mirror_to_square(picture)
     mean = F.adaptive_avg_pool2d(picture, grid_size)
     grey = picture.mean(dim=1, keepdim=True)
@@ -80,6 +76,14 @@ def look_at(picture: torch.Tensor, grid_size: int) -> Sight:
     axis = torch.linspace(-1, 1, grid_size, device=picture.device)
     x, y = torch.meshgrid(axis * max(height, width) / width, axis * max(height, width) / height, indexing="xy")
     return Sight(grid, torch.stack([x, y]).expand(len(grid), -1, -1, -1))
+
+
+def _reduced(picture: np.ndarray, long_side_px: int) -> np.ndarray:
+    """Return a picture (H, W, 3) uint8 made smaller, or larger, to this long side."""
+    height, width = picture.shape[:2]
+    scale = long_side_px / max(height, width)
+    size = (max(8, round(width * scale)), max(8, round(height * scale)))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
 def _mirror_to_square(picture: torch.Tensor) -> torch.Tensor:
@@ -206,26 +210,26 @@ class Pipeline(ImageToVideo):
         return {"text_encoder": self.text_encoder, "prompt_hint": self.prompt_hint, "unet": self.denoiser}
 
     def encode(self, request: GenerationRequest, image: np.ndarray, generator: torch.Generator) -> Conditions:
-        picture = torch.from_numpy(image)
-        sight = look_at(picture.to(self.device).permute(2, 0, 1)[None].float() / 255, self.renderer.grid_size)
+        small = torch.from_numpy(_reduced(image, _ANALYSIS_PX)).to(self.device).permute(2, 0, 1)[None].float() / 255
+        sight = look_at(small, self.renderer.config.grid_size)
         positive = self._read(request.prompt, sight)
         negative = self._read(request.negative_prompt, sight) if request.guidance_scale != 1.0 else None
-        return Conditions(positive, negative, {"picture": picture})
+        return Conditions(positive, negative, {"picture": torch.from_numpy(image)})
 
     def _read(self, prompt: str, sight: Sight) -> dict[str, torch.Tensor]:
         embeddings = encode_prompts(self.text_encoder, tokenize(self.tokenizer, [prompt]))
         hint = self.prompt_hint(embeddings).float()
-        inputs = denoiser_inputs(hint, sight, self.renderer.num_keyframes, self._width)
+        inputs = denoiser_inputs(hint, sight, self.renderer.config.num_keyframes, self._width)
         keep = ("even", "fps")  # float32, whatever the denoiser computes in
         inputs = {name: value if name in keep else value.to(self.dtype) for name, value in inputs.items()}
         return inputs | {"encoder_hidden_states": embeddings}
 
     def _moments(self, request: GenerationRequest) -> int:
         wanted = round((request.num_frames - 1) / request.fps / _MOMENT_S)
-        return max(self.renderer.num_keyframes, min(wanted, _MOST_MOMENTS))
+        return max(self.renderer.config.num_keyframes, min(wanted, _MOST_MOMENTS))
 
     def draw_latents(self, request: GenerationRequest, generator: torch.Generator) -> torch.Tensor:
-        size = self.renderer.grid_size
+        size = self.renderer.config.grid_size
         return draw_noise((1, len(CHANNELS), self._moments(request), size, size), generator, self.device)
 
     def _predict(
@@ -236,7 +240,7 @@ class Pipeline(ImageToVideo):
         Where windows overlap their predictions are blended (MultiDiffusion, Bar-Tal et al. 2023), weighted towards
         each window's middle.
         """
-        length = self.renderer.num_keyframes
+        length = self.renderer.config.num_keyframes
         total, weights = torch.zeros_like(latents), torch.zeros(latents.shape[2], device=latents.device)
         ramp = torch.arange(1, length + 1, device=latents.device)
         weight = torch.minimum(ramp, ramp.flip(0)).float()
@@ -267,9 +271,7 @@ class Pipeline(ImageToVideo):
 
     def preview(self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest) -> np.ndarray:
         picture = conditions.for_decode["picture"].numpy()
-        scale = _PREVIEW_PX / max(picture.shape[:2])
-        size = (max(8, round(picture.shape[1] * scale)), max(8, round(picture.shape[0] * scale)))
-        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        small = _reduced(picture, _PREVIEW_PX)
         fps = (_PREVIEW_FRAMES - 1) / max((request.num_frames - 1) / request.fps, 0.1)
         frames = self.renderer.render(
             small, self._field(latents), _PREVIEW_FRAMES, fps, seed=request.seed, layers=False

@@ -1,13 +1,13 @@
 """The parts of a run of the built-in model whose memory is worth knowing beforehand; see i2vgen_xl_memory.py.
 
-The denoiser works on a grid of fixed size, so the picture's size decides: it is moved at full resolution, in float32.
+The denoiser works on a grid of fixed size, so the picture's size decides: it is moved at full resolution, in main
+memory on every device, and reduced before the encoders see it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ import torch
 from i2v.memory.forms import PeakForm, variables_of
 from i2v.memory.trace import Part, count_operations, fake_module, fake_tensors, find_peak_form
 from i2v.models.i2vgen_xl_memory import build_component, component_sizes
-from i2v.models.motion import MotionRenderer
+from i2v.models.motion_render import BUFFER_BYTES_PER_PIXEL
 
 __all__ = ["component_sizes", "find_operations", "find_peaks", "levels_of", "scale_of"]
 
@@ -29,7 +29,6 @@ _PROBES = (
     {"width": 400, "height": 192, "num_frames": 6},
     {"width": 240, "height": 112, "num_frames": 13},
 )
-_FASTEST = 4.0  # latents of a motion that leaves the frame, so that the border's work is counted too
 
 
 def scale_of(architecture: Architecture) -> int:
@@ -49,8 +48,9 @@ def find_peaks(architecture: Architecture, width: str, share: str = "all") -> di
         with fake_tensors():
             found |= {part.name: find_peak_form(part) for part in _model_parts(architecture, width)}
     if share != "longest":
-        with torch.no_grad():  # the renderer looks at its numbers, so they are real
-            found |= {part.name: find_peak_form(part) for part in _picture_parts(architecture)}
+        found["encode"] = PeakForm(())  # OpenCV reduces the picture; no tensor is larger than the grid's
+        found["decode.whole"] = PeakForm(())
+        found["decode.whole.ram"] = PeakForm(({"A0": BUFFER_BYTES_PER_PIXEL},))
     return found
 
 
@@ -73,14 +73,15 @@ def _model_parts(architecture: Architecture, width: str) -> Iterator[Part]:
     embedding = unet.config.cross_attention_dim
 
     def inputs(probe: Mapping[str, int]) -> dict[str, Any]:
-        size = (1, 4, renderer["num_keyframes"], renderer["grid_size"], renderer["grid_size"])
+        picture = (1, 4, renderer["num_keyframes"], renderer["grid_size"], renderer["grid_size"])
+        size = (1, architecture["unet"]["in_channels"], *picture[2:])
         tokens = architecture["text_encoder"]["max_position_embeddings"]
         return {
             "weights": unet,
             "sample": torch.empty(size, dtype=dtype),
             "timestep": torch.tensor(1),
             "fps": torch.tensor([3.5]),
-            "image_latents": torch.empty(size, dtype=dtype),
+            "image_latents": torch.empty(picture, dtype=dtype),
             "image_embeddings": torch.empty((1, embedding), dtype=dtype),
             "encoder_hidden_states": torch.empty((1, tokens, embedding), dtype=dtype),
         }
@@ -96,20 +97,3 @@ def _model_parts(architecture: Architecture, width: str) -> Iterator[Part]:
     yield Part(
         "encode.text", _PROBES, _variables, ["1"], tokens, lambda given: text(given["input"], output_hidden_states=True)
     )
-
-
-def _picture_parts(architecture: Architecture) -> Iterator[Part]:
-    renderer = MotionRenderer(**architecture["renderer"])
-    size = (4, renderer.num_keyframes, renderer.grid_size, renderer.grid_size)
-
-    def encode(given: dict[str, Any]) -> Any:
-        return torch.zeros((given["height"], given["width"], 3), dtype=torch.uint8).permute(2, 0, 1).float() / 255
-
-    def decode(given: dict[str, Any]) -> None:
-        picture = torch.zeros((3, given["height"], given["width"]))
-        field = renderer.to_field(torch.full((1, *size), _FASTEST))[0]
-        for frame in islice(renderer.render(picture, field, given["num_frames"]), 3):
-            (frame * 255).round().to(torch.uint8).permute(1, 2, 0)
-
-    yield Part("encode", _PROBES, _variables, ["1", "A0"], dict, encode)
-    yield Part("decode.whole", _PROBES, _variables, ["1", "F", "h", "w", "A0"], dict, decode)

@@ -1,0 +1,170 @@
+"""Depth-ordered layers: what is near is cut out of the picture, and what it hides is filled from around it.
+
+Where near and far move apart, one smooth sheet would have to stretch between them. With two layers each moves by its
+own smooth field; the near one covers the far one, and what it uncovers has been filled. A wrong cut tears a thing
+apart, which is worse than none, so only a confident one is used.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Layers", "find_layers"]
+
+_log = logging.getLogger(__name__)
+Array = NDArray[np.float32]
+Picture = NDArray[np.uint8]
+_WORK_PX = 256  # long side that the cut is found at
+_SEED = 7  # OpenCV's k-means draws numbers
+_ITERATIONS = 3
+_LEAST_CONTRAST = 0.07  # of parallax, between what was cut out and the rest
+_LEAST_AREA, _MOST_AREA = 0.03, 0.6
+_LEAST_EDGE = 2.0  # gradient along the cut, of that of the whole picture
+_LEAST_CRISP = 0.75  # mean of |2 alpha - 1| after refining: a cut along edges is nearly black and white
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The near layer is the picture itself with `alpha`, (H, W) uint8; `far` is it with the near things filled over.
+
+    Parallax, each (g, g), is that of the layer's own parts, carried on smoothly under what is not of it.
+    """
+
+    far: Picture
+    alpha: NDArray[np.uint8]
+    near_parallax: Array
+    far_parallax: Array
+
+
+def find_layers(picture: Picture, parallax: Array, rows: Array, columns: Array) -> Layers | None:
+    """Cut what is near out of a picture (H, W, 3), or return None when that cannot be done well.
+
+    `parallax`: (g, g) on the canvas's grid; `rows` (H, g) and `columns` (W, g) carry it to pixels.
+    """
+    height, width = picture.shape[:2]
+    scale = min(1.0, _WORK_PX / max(height, width))
+    size = (max(8, round(width * scale)), max(8, round(height * scale)))
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    depth = cv2.resize((rows @ parallax @ columns.T).astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    cut = _cut(small, depth)
+    if cut is None:
+        return None
+    alpha = _refine(cut, cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255)
+    if not _is_good(small, depth, cut, alpha):
+        return None
+    large = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+    grid_alpha = _on_grid(large, rows, columns)
+    return Layers(
+        far=_fill(picture, small, cut),
+        alpha=np.rint(large * 255).astype(np.uint8),
+        near_parallax=_carried_on(parallax, grid_alpha),
+        far_parallax=_carried_on(parallax, 1 - grid_alpha),
+    )
+
+
+def _cut(small: Picture, depth: Array) -> NDArray[np.uint8] | None:
+    """Return what is near as 0 and 1, by GrabCut (Rother, Kolmogorov and Blake, 2004) begun from the depth."""
+    spread = float(depth.max() - depth.min())
+    if spread < _LEAST_CONTRAST:
+        return None
+    near, far = depth.max() - 0.35 * spread, depth.min() + 0.45 * spread
+    mask = np.full(depth.shape, cv2.GC_PR_BGD, np.uint8)
+    mask[depth > (near + far) / 2] = cv2.GC_PR_FGD
+    mask[depth < far] = cv2.GC_BGD
+    mask[depth > near + 0.2 * spread] = cv2.GC_FGD
+    if not _both(mask):
+        return None
+    cv2.setRNGSeed(_SEED)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    try:
+        cv2.grabCut(small, mask, None, *models, _ITERATIONS, cv2.GC_INIT_WITH_MASK)
+    except cv2.error as error:  # too few colours on one side to tell apart
+        _log.info("no layers: %s", error)
+        return None
+    cut = ((mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)).astype(np.uint8)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+    cut = cv2.morphologyEx(cv2.morphologyEx(cut, cv2.MORPH_OPEN, kernel), cv2.MORPH_CLOSE, kernel)
+    return cut.astype(np.uint8) if cut.any() and not cut.all() else None
+
+
+def _both(mask: NDArray[np.uint8]) -> bool:
+    front = (mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)
+    return bool(front.mean() > 0.01 and (~front).mean() > 0.01)
+
+
+def _refine(cut: NDArray[np.uint8], grey: Array, radius: int = 4, epsilon: float = 1e-3) -> Array:
+    """Return soft edges that follow the picture's: the guided filter (He, Sun and Tang, 2013)."""
+
+    def mean(values: Array) -> Array:
+        return np.asarray(cv2.boxFilter(values, -1, (2 * radius + 1, 2 * radius + 1)), np.float32)
+
+    matte = cut.astype(np.float32)
+    guide_mean, matte_mean = mean(grey), mean(matte)
+    slope = (mean(grey * matte) - guide_mean * matte_mean) / (mean(grey * grey) - guide_mean**2 + epsilon)
+    offset = matte_mean - slope * guide_mean
+    return (mean(slope) * grey + mean(offset)).clip(0, 1)
+
+
+def _is_good(small: Picture, depth: Array, cut: NDArray[np.uint8], alpha: Array) -> bool:
+    inside = cut.astype(bool)
+    contrast = float(depth[inside].mean() - depth[~inside].mean())
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    steep = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    kernel = np.ones((3, 3), np.uint8)
+    outline = cv2.morphologyEx(cut, cv2.MORPH_GRADIENT, kernel).astype(bool)
+    outline[[0, -1]] = outline[:, [0, -1]] = False
+    edge = float(steep[outline].mean() / max(steep.mean(), 1e-3)) if outline.any() else 0.0
+    band = cv2.dilate(outline.astype(np.uint8), np.ones((9, 9), np.uint8)).astype(bool)
+    crisp = float(np.abs(2 * alpha[band] - 1).mean()) if band.any() else 0.0
+    area = float(inside.mean())
+    good = (
+        contrast >= _LEAST_CONTRAST
+        and _LEAST_AREA <= area <= _MOST_AREA
+        and edge >= _LEAST_EDGE
+        and crisp >= _LEAST_CRISP
+    )
+    _log.info(
+        "layers %s: contrast %.2f, area %.2f, edge %.1f, crisp %.2f",
+        "used" if good else "not used",
+        contrast,
+        area,
+        edge,
+        crisp,
+    )
+    return good
+
+
+def _fill(picture: Picture, small: Picture, cut: NDArray[np.uint8]) -> Picture:
+    """Return the picture with the near things painted over from around them (Telea, 2004), at reduced size."""
+    height, width = picture.shape[:2]
+    hidden = cv2.dilate(cut, np.ones((5, 5), np.uint8))
+    filled = cv2.inpaint(small, hidden, 5, cv2.INPAINT_TELEA)
+    filled = cv2.resize(filled, (width, height), interpolation=cv2.INTER_CUBIC)
+    weight = cv2.resize(hidden.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    far = picture.copy()
+    for top in range(0, height, 64):  # in bands: a float picture of full size would be four times as large
+        part = weight[top : top + 64, :, None]
+        far[top : top + 64] = np.rint(far[top : top + 64] * (1 - part) + filled[top : top + 64] * part)
+    return far
+
+
+def _on_grid(values: Array, rows: Array, columns: Array) -> Array:
+    """Average pixel values (H, W) around each grid point; 0 where no pixel is near. Shape (g, g)."""
+    down, across = np.clip(rows, 0, None), np.clip(columns, 0, None)
+    total = down.T @ values @ across
+    count = down.sum(axis=0)[:, None] * across.sum(axis=0)[None, :]
+    return np.asarray(total / np.maximum(count, 1e-6), np.float32)
+
+
+def _carried_on(parallax: Array, weight: Array) -> Array:
+    """Return the weighted mean around each point, so that what is not of the layer takes after what is."""
+    size = parallax.shape[0]
+    distance = (np.arange(size)[:, None] - np.arange(size)[None, :]) ** 2
+    kernel = np.exp(-0.5 * distance / 1.2**2) + 1e-4
+    total = kernel @ (parallax * weight) @ kernel.T
+    return np.asarray(total / np.maximum(kernel @ weight @ kernel.T, 1e-9), np.float32)
