@@ -263,7 +263,13 @@ class Pipeline(ImageToVideo):
     ) -> Iterator[np.ndarray]:
         picture = conditions.for_decode["picture"].numpy()
         yield from self.renderer.render(
-            picture, self._field(latents), request.num_frames, request.fps, seed=request.seed, first=first
+            picture,
+            self._field(latents),
+            request.num_frames,
+            request.fps,
+            loop=request.loop,
+            seed=request.seed,
+            first=first,
         )
 
     def _field(self, latents: torch.Tensor) -> np.ndarray:
@@ -274,6 +280,6 @@ class Pipeline(ImageToVideo):
         small = _reduced(picture, _PREVIEW_PX)
         fps = (_PREVIEW_FRAMES - 1) / max((request.num_frames - 1) / request.fps, 0.1)
         frames = self.renderer.render(
-            small, self._field(latents), _PREVIEW_FRAMES, fps, seed=request.seed, layers=False
+            small, self._field(latents), _PREVIEW_FRAMES, fps, loop=request.loop, seed=request.seed, layers=False
         )
         return np.stack(list(frames))

@@ -54,7 +54,7 @@ def find_layers(picture: Picture, parallax: Array, rows: Array, columns: Array) 
     cut = _cut(small, depth)
     if cut is None:
         return None
-    alpha = _refine(cut, cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255)
+    alpha = _refine(cut, _telling_colour(small, cut))
     if not _is_good(small, depth, cut, alpha):
         return None
     large = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
@@ -97,17 +97,25 @@ def _both(mask: NDArray[np.uint8]) -> bool:
     return bool(front.mean() > 0.01 and (~front).mean() > 0.01)
 
 
-def _refine(cut: NDArray[np.uint8], grey: Array, radius: int = 4, epsilon: float = 1e-3) -> Array:
+def _telling_colour(small: Picture, cut: NDArray[np.uint8]) -> Array:
+    """Return the picture as one number per pixel, 0..1: along the line from the mean colour behind to that in front."""
+    colours = small.astype(np.float32) / 255
+    inside = cut.astype(bool)
+    line = colours[inside].mean(axis=0) - colours[~inside].mean(axis=0)
+    return np.asarray(colours @ (line / max(float(np.abs(line).sum()), 1e-3)), np.float32)
+
+
+def _refine(cut: NDArray[np.uint8], guide: Array, radius: int = 4, epsilon: float = 1e-3) -> Array:
     """Return soft edges that follow the picture's: the guided filter (He, Sun and Tang, 2013)."""
 
     def mean(values: Array) -> Array:
         return np.asarray(cv2.boxFilter(values, -1, (2 * radius + 1, 2 * radius + 1)), np.float32)
 
     matte = cut.astype(np.float32)
-    guide_mean, matte_mean = mean(grey), mean(matte)
-    slope = (mean(grey * matte) - guide_mean * matte_mean) / (mean(grey * grey) - guide_mean**2 + epsilon)
+    guide_mean, matte_mean = mean(guide), mean(matte)
+    slope = (mean(guide * matte) - guide_mean * matte_mean) / (mean(guide * guide) - guide_mean**2 + epsilon)
     offset = matte_mean - slope * guide_mean
-    return (mean(slope) * grey + mean(offset)).clip(0, 1)
+    return (mean(slope) * guide + mean(offset)).clip(0, 1)
 
 
 def _is_good(small: Picture, depth: Array, cut: NDArray[np.uint8], alpha: Array) -> bool:

@@ -15,7 +15,7 @@ import torch
 from i2v.memory.forms import PeakForm, variables_of
 from i2v.memory.trace import Part, count_operations, fake_module, fake_tensors, find_peak_form
 from i2v.models.i2vgen_xl_memory import build_component, component_sizes
-from i2v.models.motion_render import BUFFER_BYTES_PER_PIXEL
+from i2v.models.motion_render import BUFFER_BYTES, BUFFER_BYTES_PER_PIXEL
 
 __all__ = ["component_sizes", "find_operations", "find_peaks", "levels_of", "scale_of"]
 
@@ -50,7 +50,7 @@ def find_peaks(architecture: Architecture, width: str, share: str = "all") -> di
     if share != "longest":
         found["encode"] = PeakForm(())  # OpenCV reduces the picture; no tensor is larger than the grid's
         found["decode.whole"] = PeakForm(())
-        found["decode.whole.ram"] = PeakForm(({"A0": BUFFER_BYTES_PER_PIXEL},))
+        found["decode.whole.ram"] = PeakForm(({"1": BUFFER_BYTES, "A0": BUFFER_BYTES_PER_PIXEL},))
     return found
 
 

@@ -31,7 +31,7 @@ from i2v.models.motion_grid import cubic_weights, grid_to_pixels, smoothstep
 from i2v.models.motion_layers import Layers, find_layers
 from i2v.models.motion_waves import Waves
 
-__all__ = ["BUFFER_BYTES_PER_PIXEL", "CHANNELS", "MotionRenderer", "camera_path", "extent", "progress"]
+__all__ = ["BUFFER_BYTES", "BUFFER_BYTES_PER_PIXEL", "CHANNELS", "MotionRenderer", "camera_path", "extent", "progress"]
 
 Array = NDArray[np.float32]
 Picture = NDArray[np.uint8]
@@ -41,6 +41,7 @@ CHANNELS = (
 # Main memory that one pixel takes while frames are made, at most: two maps (8), waves (8), the far layer (3), alpha
 # (1), both moved (4), the frame and one more on its way through the light (6), and a band of blending.
 BUFFER_BYTES_PER_PIXEL = 32
+BUFFER_BYTES = 40 << 20  # and of any clip: the waves and the cut are found on grids of a fixed size
 # A denoiser leaves a small residue where nothing was asked for. Between these two it is let in, smoothly: mean motion
 # over the clip in half-sides (a calm push-in has 0.03), log gain or warmth, amplitude of an effect.
 _MOTION_CORE, _LIGHT_CORE, _EFFECT_CORE = (0.006, 0.014), (0.02, 0.06), (0.12, 0.3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -167,7 +168,7 @@ def test_windows_cover_every_moment_and_overlap_by_half(moments: int) -> None:
     covered = {start + i for start in starts for i in range(8)}
     assert set(range(moments)) <= covered
     assert starts[-1] + 8 == max(moments, 8)
-    assert all(b - a <= 4 for a, b in zip(starts, starts[1:], strict=False))
+    assert all(b - a <= 4 for a, b in pairwise(starts))
 
 
 # The shipped weights
