@@ -41,6 +41,7 @@ __all__ = ["main"]
 _log = logging.getLogger(__name__)
 WIDTH = 64  # of the text embeddings, and so of the denoiser's cross attention
 PROMPT_TOKENS = 48
+CORPUS_SENTENCES = 40_000  # that the tokenizer is learnt from
 _COMPONENTS = {
     "_class_name": "MotionPipeline",
     "prompt_hint": ["i2v", "PromptHint"],
@@ -56,7 +57,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 def build_tokenizer() -> CLIPTokenizer:
     """Learn byte-level BPE merges from the training sentences; every other word falls apart into smaller pieces."""
     rng = random.Random(0)
-    corpus = [draw_instruction(rng)[1] for _ in range(40_000)]
+    corpus = [draw_instruction(rng)[1] for _ in range(CORPUS_SENTENCES)]
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     blank = CLIPTokenizer(vocab={START: 0, END: 1}, merges=[])
     learner.normalizer = blank.backend_tokenizer.normalizer
@@ -292,7 +293,7 @@ class Stage:
         while self.step < self.plan.steps:
             losses.append(self.advance(next(source)))
             self.seconds = before_s + time.monotonic() - started
-            if self.step % 25 == 0:
+            if self.step % 25 == 0 or self.step == self.plan.steps:
                 with log_path.open("a", encoding="utf-8", newline="") as file:
                     row = [self.step, f"{np.mean(losses):.5f}", f"{self.rate():.6f}", f"{self.seconds:.0f}"]
                     csv.writer(file).writerow(row)
