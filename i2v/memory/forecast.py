@@ -146,7 +146,9 @@ class _Stages:
         if component == "unet" and self._plan.precision not in ("fp32", "fp16", "bf16"):
             # One layer at a time is turned back into the precision that is computed in.
             active += int(self._forms.components["unet"].largest_leaf * _BYTES[precision])
-        return StagePeak(weights, active, self._ram(weights + active if self._plan.device == "cpu" else self._parked()))
+        ram = weights + active if self._plan.device == "cpu" else self._parked()
+        ram += self._forms.peak_bytes(precision, f"{part}.ram", self._variables)  # what lies there on every device
+        return StagePeak(weights, active, self._ram(ram))
 
     def _ram(self, tensors: int) -> int:
         frames = self._request.width * self._request.height * 3 * 8  # some frames on their way to the file
