@@ -1,6 +1,6 @@
 """Makes the README's pictures with i2v itself: `python -m docs.make_pictures`. Needs requirements-dev.txt and Chromium.
 
-The photograph is scikit-image's `coffee` by Rachel Michetti, in the public domain (CC0).
+The photographs are those of the example gallery; i2v/ui/gallery/gallery.yaml names their authors and licences.
 """
 
 from __future__ import annotations
@@ -18,32 +18,37 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import Page, sync_playwright
 
 from i2v.media.video import read_frames
+from i2v.ui.example_gallery import Example, load_gallery
 
 ROOT = Path(__file__).parents[1]
-PROMPT = "the camera pans left"
+ON_THE_STRIP = ("china.jpg", "chelsea.jpg", "rocket.jpg")  # what they ask for can be seen in still frames
+SEED = 1
+CELL, MARGIN, CAPTION_PX = (236, 156), 10, 34
+INK, PAPER = "#25343a", "white"
 
 
 def main() -> None:
-    """Start the app in a fresh home, generate, take the pictures, stop it."""
+    """Start the app in a fresh home, take the pictures of the page, stop it; then make the strip."""
     parser = argparse.ArgumentParser(description="Make the README's pictures.")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
+    parser.add_argument("--only-strip", action="store_true", help="leave the pictures of the page as they are")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        photo = Path(folder) / "coffee.jpg"
-        from skimage import data
-
-        Image.fromarray(data.coffee()).save(photo, quality=95)
-        app, url = _start(Path(folder) / "home")
-        try:
-            _take(url, photo, args.out)
-            _strip(next((Path(folder) / "home" / "jobs").glob("*/i2v-*.mp4")), args.out / "sample-strip.jpg")
-        finally:
-            app.send_signal(signal.SIGINT)
-            app.wait(30)
+        home = Path(folder) / "home"
+        if not args.only_strip:
+            app, url = _start(home)
+            try:
+                _take(url, args.out)
+            finally:
+                app.send_signal(signal.SIGINT)
+                app.wait(30)
+        chosen = [example for example in load_gallery().examples if example.file in ON_THE_STRIP]
+        rows = [_row(example, _video_of(example, home)) for example in chosen]
+        _stacked(rows).save(args.out / "sample-strip.jpg", quality=85)
 
 
 def _start(home: Path) -> tuple[subprocess.Popen[bytes], str]:
@@ -63,7 +68,7 @@ def _start(home: Path) -> tuple[subprocess.Popen[bytes], str]:
     raise SystemExit("the app did not start")
 
 
-def _take(url: str, photo: Path, out: Path) -> None:
+def _take(url: str, out: Path) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=os.environ.get("I2V_TEST_BROWSER") or shutil.which("chromium"), args=["--no-sandbox"]
@@ -71,11 +76,10 @@ def _take(url: str, photo: Path, out: Path) -> None:
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         page.goto(url)
         page.locator("#generate").wait_for()
-        page.wait_for_timeout(5000)
+        page.wait_for_timeout(8000)
         page.screenshot(path=out / "page-empty.png")
-        page.set_input_files("#picture input[type=file]", photo)
+        page.locator("#gallery button").first.click()
         page.locator("#picture img").first.wait_for()
-        page.fill("#prompt textarea", PROMPT)
         page.locator("#generate").click()
         _when_at_step(page, 4)
         page.screenshot(path=out / "page-running.png")
@@ -86,7 +90,7 @@ def _take(url: str, photo: Path, out: Path) -> None:
         phone.goto(url)
         phone.locator("#generate").wait_for()
         phone.wait_for_timeout(2500)
-        phone.screenshot(path=out / "page-phone.png", full_page=True)
+        phone.screenshot(path=out / "page-phone.png")
         browser.close()
 
 
@@ -98,13 +102,41 @@ def _when_at_step(page: Page, step: int) -> None:
     )
 
 
-def _strip(video: Path, path: Path) -> None:
-    """Write eight evenly spaced frames as two rows of four."""
-    frames = list(read_frames(video))
-    chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, 8).round().astype(int)]
-    small = [np.asarray(Image.fromarray(f).resize((320, round(320 * f.shape[0] / f.shape[1])))) for f in chosen]
-    rows = [np.concatenate(small[i : i + 4], axis=1) for i in (0, 4)]
-    Image.fromarray(np.concatenate(rows, axis=0)).save(path, quality=85)
+def _video_of(example: Example, home: Path) -> list[np.ndarray]:
+    """Make the video of an example as a person would on the command line, and return its frames."""
+    photo, video = load_gallery().path(example), home.parent / "out.mp4"
+    asked = ["-p", example.prompt, "-o", str(video), "--seed", str(SEED), "--loop" if example.loop else "--no-loop"]
+    asked += ["--frames", str(example.num_frames)] if example.num_frames else []
+    subprocess.run(
+        [sys.executable, "-m", "i2v", "generate", str(photo), *asked],
+        cwd=ROOT,
+        env=os.environ | {"I2V_HOME": str(home)},
+        check=True,
+    )
+    return list(read_frames(video))
+
+
+def _row(example: Example, frames: list[np.ndarray]) -> Image.Image:
+    """Lay out the photograph, the prompt, and four later moments of the video."""
+    with Image.open(load_gallery().path(example)) as photo:
+        pictures = [photo.convert("RGB")]
+    pictures += [Image.fromarray(frames[i]) for i in np.linspace(0, len(frames) - 1, 5).round().astype(int)[1:]]
+    row = Image.new("RGB", (len(pictures) * (CELL[0] + MARGIN) + 2 * MARGIN, CELL[1] + CAPTION_PX + MARGIN), PAPER)
+    words = ImageDraw.Draw(row)
+    words.text((0, 8), "photograph", INK, ImageFont.load_default(15))
+    left = CELL[0] + 3 * MARGIN  # the photograph stands a little apart from what was made of it
+    words.text((left, 6), f"“{example.prompt}”", INK, ImageFont.load_default(18))
+    for number, picture in enumerate(pictures):
+        x = 0 if number == 0 else left + (number - 1) * (CELL[0] + MARGIN)
+        row.paste(picture.resize(CELL, Image.Resampling.LANCZOS), (x, CAPTION_PX))
+    return row
+
+
+def _stacked(rows: list[Image.Image]) -> Image.Image:
+    whole = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), PAPER)
+    for number, row in enumerate(rows):
+        whole.paste(row, (0, number * row.height))
+    return whole
 
 
 if __name__ == "__main__":

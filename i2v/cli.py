@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from i2v import __version__
-from i2v.cli_forecast import add_commands
+from i2v.cli_forecast import add_commands as add_forecast_commands
+from i2v.cli_machine import add_commands as add_machine_commands
 from i2v.errors import Cancelled, I2VError, InputError, StorageError
 from i2v.jobs.model import JobState
 from i2v.media.formats import read_request
-from i2v.presets import load_presets
+from i2v.presets import load_presets, preset_named
 from i2v.request import parse_size
 from i2v.service import Service, Snapshot
 from i2v.settings import Settings, set_up_logging
+from i2v.vocabulary import prompt_note
 
 __all__ = ["main"]
 
@@ -73,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--guidance", type=float, metavar="G")
     generate.add_argument("--seed", type=int, metavar="S", help="default: random")
     generate.add_argument("--fps", type=int, metavar="N")
+    generate.add_argument(
+        "--loop", action=argparse.BooleanOptionalAction, help="the end flows into the beginning, where the model can"
+    )
     generate.add_argument("--negative", metavar="PROMPT", help="what should not happen")
     generate.add_argument("--precision", choices=("auto", "fp32", "fp16", "bf16", "fp8", "int8", "nf4"))
     generate.add_argument("--vram", type=float, metavar="GiB", help="use at most this much of the card")
@@ -89,14 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("file", type=Path, metavar="FILE")
     inspect.set_defaults(run=_inspect)
 
-    models = commands.add_parser("models", parents=[common], help="list the models, or download one")
-    models.add_argument("--download", metavar="NAME")
-    models.set_defaults(run=_models)
-
-    add_commands(commands, common)
-
-    doctor = commands.add_parser("doctor", parents=[common], help="show what the machine has and what is wrong")
-    doctor.set_defaults(run=_doctor)
+    add_machine_commands(commands, common)
+    add_forecast_commands(commands, common)
     return parser
 
 
@@ -112,6 +111,9 @@ def _generate(args: argparse.Namespace, settings: Settings) -> int:
     try:
         service.start()
         job = service.submit(values, args.image)
+        note = prompt_note(preset_named(job.request["model"]), job.request["prompt"])
+        if note and not args.json:
+            print(f"i2v: {note}", file=sys.stderr)
         snapshot = _wait(service, job.id, quiet=args.json or not sys.stderr.isatty())
         if snapshot.job.state is not JobState.DONE:
             raise I2VError.from_dict(snapshot.job.error or {"kind": "Cancelled", "message": "the job was cancelled"})
@@ -119,7 +121,7 @@ def _generate(args: argparse.Namespace, settings: Settings) -> int:
         _copy_result(snapshot, output)
     finally:
         service.close()
-    report = _report(snapshot, output)
+    report = _report(snapshot, output) | {"note": note or None}
     if args.json:
         _print_json(report)
     else:
@@ -140,6 +142,7 @@ def _request_values(args: argparse.Namespace) -> dict[str, Any]:
         "guidance_scale": args.guidance,
         "seed": args.seed,
         "fps": args.fps,
+        "loop": args.loop,
         "precision": args.precision,
         "vram_gib": args.vram,
         "chunk_frames": args.chunk,
@@ -233,77 +236,3 @@ def _inspect(args: argparse.Namespace, settings: Settings) -> int:
             print(f"{name:22} {value}")
         print(f"{'made with':22} i2v {found.get('i2v')}")
     return 0
-
-
-def _models(args: argparse.Namespace, settings: Settings) -> int:
-    service = Service(settings, runner=f"cli:{os.getpid()}")
-    try:
-        if args.download:
-            folder = service.download_model(args.download, _download_progress)
-            print(f"\n{args.download} is in {folder}", file=sys.stderr)
-        rows = [
-            {
-                "name": state.preset.name,
-                "title": state.preset.title,
-                "summary": state.preset.summary,
-                "installed": state.installed,
-                "folder": str(state.folder),
-                "disk_bytes": state.disk_bytes,
-                "download_bytes": state.preset.hub.download_bytes if state.preset.hub else 0,
-                "parameters": state.preset.parameters,
-                "licence": state.preset.licence,
-                "licence_note": state.preset.licence_note,
-            }
-            for state in service.models()
-        ]
-    finally:
-        service.close()
-    if args.json:
-        _print_json({"models": rows})
-        return 0
-    for row in rows:
-        size: Any = row["disk_bytes"] if row["installed"] else row["download_bytes"]
-        place = "installed" if row["installed"] else f"python -m i2v models --download {row['name']}"
-        print(f"{row['name']:12} {size / 1e9:6.2f} GB  {row['licence']:22} {place}\n{'':12} {row['summary']}")
-    return 0
-
-
-def _download_progress(done_bytes: int, total_bytes: int) -> None:
-    percent = 100 * done_bytes / max(total_bytes, 1)
-    print(
-        f"\r\x1b[K{done_bytes / 1e9:.2f} of {total_bytes / 1e9:.2f} GB ({percent:.0f} %)",
-        end="",
-        file=sys.stderr,
-        flush=True,
-    )
-
-
-def _doctor(args: argparse.Namespace, settings: Settings) -> int:
-    service = Service(settings, runner=f"cli:{os.getpid()}")
-    try:
-        found = service.doctor()
-    finally:
-        service.close()
-    if args.json:
-        _print_json(found)
-    else:
-        _print_doctor(found)
-    return 1 if found["problems"] else 0
-
-
-def _print_doctor(found: dict[str, Any]) -> None:
-    gib = 1 << 30
-    cards = [
-        f"{gpu['name']}, {gpu['vram_free_bytes'] / gib:.1f} of {gpu['vram_total_bytes'] / gib:.1f} GiB free, "
-        f"driver {gpu['driver']}"
-        for gpu in found["gpus"]
-    ]
-    print("GPU      " + ("\n         ".join(cards) or "no NVIDIA card found: i2v runs on the CPU"))
-    print(f"memory   {found['ram_available_bytes'] / gib:.1f} of {found['ram_total_bytes'] / gib:.1f} GiB available")
-    print(f"disk     {found['disk_free_bytes'] / gib:.1f} GiB free for {found['home']}")
-    print("models   " + ", ".join(found["models_installed"]))
-    print("versions " + ", ".join(f"{name} {version}" for name, version in found["versions"].items()))
-    for problem in found["problems"]:
-        print(f"PROBLEM  {problem['problem']}. {problem['remedy']}")
-    if not found["problems"]:
-        print("all well")

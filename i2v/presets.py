@@ -14,7 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from i2v.errors import InputError
 
-__all__ = ["CONFIG_FOLDER", "Bounds", "Defaults", "HubSource", "ModelPreset", "load_presets", "preset_named"]
+__all__ = [
+    "CONFIG_FOLDER",
+    "Bounds",
+    "Defaults",
+    "HubSource",
+    "ModelPreset",
+    "first_problem",
+    "load_presets",
+    "preset_named",
+]
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
 PACKAGE_FOLDER = Path(__file__).resolve().parent
@@ -55,7 +64,12 @@ class HubSource(_Strict):
 
 
 class ModelPreset(_Strict):
-    """One model a person can choose."""
+    """One model a person can choose.
+
+    `can_loop`: it can make the end of a clip flow into its beginning. `vocabulary_file`: the words it knows (see
+    vocabulary.py), inside the package; without one nothing is said of a prompt's words. `nothing_known`: what the page
+    says of a prompt in which the model knows none of them.
+    """
 
     name: str
     title: str
@@ -75,6 +89,9 @@ class ModelPreset(_Strict):
     num_inference_steps: Bounds
     guidance_scale: Bounds
     defaults: Defaults
+    can_loop: bool = False
+    vocabulary_file: str | None = None
+    nothing_known: str = ""
     precisions: tuple[Literal["fp32", "fp16", "bf16", "fp8", "int8", "nf4"], ...]
     architecture: dict[str, dict[str, Any]] = Field(default={})
     example_prompts: tuple[str, ...] = Field(default=())
@@ -83,6 +100,11 @@ class ModelPreset(_Strict):
     def shipped_folder(self) -> Path | None:
         """The folder inside the package, for a model that ships with the code."""
         return PACKAGE_FOLDER / self.package_folder if self.package_folder else None
+
+    @property
+    def vocabulary_path(self) -> Path | None:
+        """The vocabulary file inside the package, for a model that has one."""
+        return PACKAGE_FOLDER / self.vocabulary_file if self.vocabulary_file else None
 
 
 @lru_cache(maxsize=1)
@@ -93,7 +115,7 @@ def load_presets() -> dict[str, ModelPreset]:
         try:
             preset = ModelPreset.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
         except (ValidationError, yaml.YAMLError) as error:
-            raise InputError(f"{path} is not a valid model preset: {_first_problem(error)}") from error
+            raise InputError(f"{path} is not a valid model preset: {first_problem(error)}") from error
         presets[preset.name] = preset
     return dict(sorted(presets.items(), key=lambda item: item[1].package_folder is None))
 
@@ -106,7 +128,8 @@ def preset_named(name: str) -> ModelPreset:
     return presets[name]
 
 
-def _first_problem(error: Exception) -> str:
+def first_problem(error: Exception) -> str:
+    """Return in a few words what is wrong in a YAML file: the first key that is, and why."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from i2v.errors import InputError
-from i2v.presets import ModelPreset, preset_named
+from i2v.presets import ModelPreset, load_presets, preset_named
 
 __all__ = [
     "MAX_SEED",
@@ -33,9 +33,9 @@ Precision = Literal["auto", "fp32", "fp16", "bf16", "fp8", "int8", "nf4"]
 class GenerationRequest(BaseModel):
     """One video, completely described except for the picture itself, which is named by its hash.
 
-    `width` and `height` in pixels; `formats` are written besides the MP4. The same request, picture and i2v version
-    give the same frames. `chunk_frames` and `vram_gib` say how it is to be run, None as i2v sees fit: frames worked on
-    at a time, and how much of the card may be used.
+    `width` and `height` in pixels; `formats` are written besides the MP4. In a `loop` the end flows into the beginning.
+    The same request, picture and i2v version give the same frames. `chunk_frames` and `vram_gib` say how it is to be
+    run, None as i2v sees fit: frames worked on at a time, and how much of the card may be used.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -50,6 +50,7 @@ class GenerationRequest(BaseModel):
     num_inference_steps: int
     guidance_scale: float
     seed: int
+    loop: bool = False
     precision: Precision = "auto"
     formats: tuple[Format, ...] = ()
     image_sha256: str = ""
@@ -136,6 +137,11 @@ def _check_limits(request: GenerationRequest, preset: ModelPreset) -> None:
         )
     if not 0 <= request.seed <= MAX_SEED:
         raise InputError(f"the seed must be between 0 and {MAX_SEED}, not {request.seed}", field="seed")
+    if request.loop and not preset.can_loop:
+        able = ", ".join(name for name, other in load_presets().items() if other.can_loop)
+        raise InputError(
+            f"{preset.name} cannot make its end flow into its beginning", f"Models that can loop: {able}.", field="loop"
+        )
     if request.chunk_frames is not None and request.chunk_frames < 1:
         raise InputError(
             f"a chunk must have at least 1 frame, not {request.chunk_frames}", "For example: 4", "chunk_frames"

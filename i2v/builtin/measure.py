@@ -1,23 +1,40 @@
-"""Measures how a video's content moves: optical flow against the first frame, then the camera move that explains it.
+"""Measures a video: how its content moves, and how well the picture keeps.
 
-Knows nothing of models or prompts: frames in, numbers out. Content moves opposite to the camera.
+Knows nothing of models or prompts: frames (H, W, 3) uint8 in, numbers out. Content moves opposite to the camera.
+Lengths are in units of the picture's short side, brightness in 1/255. What effects show is measured in signals.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from skimage.color import rgb2gray
-from skimage.registration import optical_flow_ilk
-from skimage.transform import resize
 
-__all__ = ["ContentMotion", "matches", "measure_motion", "psnr_db"]
+from i2v.builtin.follow import Pixels, Track, follow
 
-_ANALYSIS_PX = 160  # short side of the frames that the flow is measured on
-_STILL = 0.004  # of the short side: less than this is no motion
+__all__ = [
+    "STILL",
+    "ContentMotion",
+    "border_sharpness",
+    "colour_drift",
+    "detrended",
+    "flicker",
+    "jerk",
+    "loop_gap",
+    "matches",
+    "matches_all",
+    "measure_motion",
+    "motion_of",
+    "psnr_db",
+    "stillness",
+]
+
+STILL = 0.004  # of the short side: less than this is no motion
+_HOPS = 8  # comparisons that are enough for a camera's way
 
 
 @dataclass(frozen=True)
@@ -27,12 +44,17 @@ class ContentMotion:
     right: float
     down: float
     grown: float  # zoom, as the displacement it gives at the picture's mean radius
-    turned: float  # clockwise roll, likewise
+    turned: float  # clockwise, likewise
 
     def strongest(self) -> tuple[str, float]:
         """Return the name and signed amount of the component that moves the content most."""
         name = max(vars(self), key=lambda n: abs(getattr(self, n)))
         return name, getattr(self, name)
+
+    def towards(self, move: str) -> float:
+        """Return how far the content moved as a camera move shows it; negative when the other way."""
+        name, sign = _EXPECTED[move]
+        return sign * float(getattr(self, name))
 
 
 _EXPECTED = {
@@ -49,58 +71,110 @@ _EXPECTED = {
 
 def matches(move: str, motion: ContentMotion) -> bool:
     """Say whether the measured motion is what a camera move by this name shows: strongest, and in its direction."""
-    name, amount = motion.strongest()
     if move == "hold":
-        return abs(amount) < _STILL
-    expected, sign = _EXPECTED[move]
-    return name == expected and amount * sign > _STILL
+        return abs(motion.strongest()[1]) < STILL
+    return matches_all((move,), motion)
 
 
-def measure_motion(frames: list[NDArray[np.uint8]]) -> ContentMotion:
-    """Fit shift, zoom and roll to the optical flow from the first frame to the last, followed in a few hops."""
-    hops = np.linspace(0, len(frames) - 1, min(5, len(frames))).round().astype(int)
-    grey = [_reduced(frames[i]) for i in hops]
-    total = np.zeros(4)
-    for before, after in pairwise(grey):
-        total += _camera_parameters(before, after)
-    return ContentMotion(*(float(v) for v in total))
+def matches_all(moves: Sequence[str], motion: ContentMotion) -> bool:
+    """Say whether all these moves are there: each in its direction and stronger than anything not asked for."""
+    asked = {_EXPECTED[move][0] for move in moves}
+    others = [abs(amount) for name, amount in vars(motion).items() if name not in asked]
+    return all(motion.towards(move) > max(STILL, *others) for move in moves)
 
 
-def _reduced(frame: NDArray[np.uint8]) -> NDArray[np.float64]:
-    height, width = frame.shape[:2]
-    scale = _ANALYSIS_PX / min(height, width)
-    return resize(rgb2gray(frame), (round(height * scale), round(width * scale)), anti_aliasing=True)
+def measure_motion(frames: Sequence[Pixels]) -> ContentMotion:
+    """Return how the content moved from the first frame to the last, followed in a few hops."""
+    hops = np.linspace(0, len(frames) - 1, min(_HOPS + 1, len(frames))).round().astype(int)
+    return motion_of(follow([frames[i] for i in hops]))
 
 
-def _camera_parameters(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return (right, down, grown, turned) that best explain the flow, weighted by texture (flat parts say nothing)."""
-    gain = before.mean() / max(after.mean(), 1e-6)  # a change of light is not motion
-    flow_y, flow_x = optical_flow_ilk(before, after * gain, radius=9, num_warp=12)
-    height, width = before.shape
-    y, x = np.mgrid[0:height, 0:width].astype(float)
-    short = min(height, width)
-    x, y = (x - (width - 1) / 2) / short, (y - (height - 1) / 2) / short
-    texture = np.hypot(*np.gradient(before))
-    weight = texture / (texture + 0.02)
-    margin = short // 10  # what enters the frame is made up
-    inside = np.zeros_like(weight)
-    inside[margin:-margin, margin:-margin] = 1
-    weight = np.sqrt(weight * inside)
-    zero, one = np.zeros_like(x), np.ones_like(x)
-    # Unknowns: shift x, shift y, log scale, clockwise angle.
-    rows_x = np.stack([one, zero, x, -y], axis=-1)
-    rows_y = np.stack([zero, one, y, x], axis=-1)
-    for _ in range(3):  # reweighted, so that parts with wrong flow lose their say
-        a = np.concatenate([(rows_x * weight[..., None]).reshape(-1, 4), (rows_y * weight[..., None]).reshape(-1, 4)])
-        b = np.concatenate([(flow_x / short * weight).ravel(), (flow_y / short * weight).ravel()])
-        solution = np.linalg.lstsq(a, b, rcond=None)[0]
-        error = np.hypot(flow_x / short - rows_x @ solution, flow_y / short - rows_y @ solution)
-        weight = weight / (1 + (error / 0.01) ** 2) ** 0.5
-    radius = float(np.hypot(x, y).mean())
-    return solution * np.array([1, 1, radius, radius])
+def motion_of(track: Track) -> ContentMotion:
+    """Return how the content moved until a track's last frame."""
+    return ContentMotion(*(float(amount) for amount in track.way()[-1]))
 
 
-def psnr_db(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+def jerk(track: Track) -> float:
+    """Return the greatest second difference of the content's way, relative to its mean first difference (the speed).
+
+    An even motion has 0, one that starts or stops between two frames 1. Zero for content that does not move.
+    """
+    steps = np.diff(track.way(), axis=0)
+    speed = float(np.linalg.norm(steps, axis=1).mean())
+    if len(steps) < 2 or speed * len(steps) < STILL:
+        return 0.0
+    return float(np.linalg.norm(np.diff(steps, axis=0), axis=1).max()) / speed
+
+
+def psnr_db(a: Pixels, b: Pixels) -> float:
     """Peak signal-to-noise ratio of two pictures, dB; 99 when they are equal."""
     error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
     return 99.0 if error == 0 else float(10 * np.log10(255.0**2 / error))
+
+
+def colour_drift(frames: Sequence[Pixels]) -> float:
+    """Mean over the channels of |mean of the last frame - mean of the first|, in 1/255."""
+    return float(np.abs(_mean_colour(frames[-1]) - _mean_colour(frames[0])).mean())
+
+
+def flicker(frames: Sequence[Pixels]) -> float:
+    """Mean absolute difference of consecutive frames' means, without their trend (a parabola), in 1/255."""
+    means = np.array([_mean_colour(frame).mean() for frame in frames])
+    return float(np.abs(np.diff(detrended(means[:, None], 2)[:, 0])).mean())
+
+
+def stillness(frames: Sequence[Pixels]) -> float:
+    """Mean absolute difference of consecutive frames' pixels, in 1/255."""
+    return float(np.mean([_difference(a, b) for a, b in pairwise(frames)]))
+
+
+def loop_gap(frames: Sequence[Pixels]) -> float:
+    """Difference of the last frame and the first, relative to the median of consecutive frames; about 1 in a loop."""
+    usual = float(np.median([_difference(a, b) for a, b in pairwise(frames)]))
+    return _difference(frames[-1], frames[0]) / max(usual, 0.05)
+
+
+def border_sharpness(frames: Sequence[Pixels], track: Track) -> float:
+    """Compare the texture of what entered the last frame with that of the picture just inside the same borders.
+
+    Along each side, the slope across that border (a smeared border has none), as a share of the slope that a mirrored
+    picture would have there; the least of the sides counts. 1 when nothing entered.
+    """
+    first, last = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) for frame in (frames[0], frames[-1]))
+    height, width = first.shape
+    short = min(height, width)
+    scale, shift = track.poses[-1]
+    x, y = np.meshgrid(np.arange(width) - (width - 1) / 2, np.arange(height) - (height - 1) / 2)
+    source = ((x + 1j * y) / short - shift) / scale * short
+    at_x = (source.real + (width - 1) / 2).astype(np.float32)
+    at_y = (source.imag + (height - 1) / 2).astype(np.float32)
+    shares = []
+    for dx, dy, outside in ((1, 0, -at_x), (1, 0, at_x - width + 1), (0, 1, -at_y), (0, 1, at_y - height + 1)):
+        entered = outside > 0.01 * short
+        if entered.mean() < 0.01:
+            continue
+        slope = np.abs(cv2.Sobel(last, cv2.CV_32F, dx, dy))
+        mirrored = cv2.remap(
+            np.abs(cv2.Sobel(first, cv2.CV_32F, dx, dy)),
+            at_x,
+            at_y,
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REFLECT,
+        )
+        shares.append((float(slope[entered].mean()) + 1) / (float(mirrored[entered].mean()) + 1))
+    return min(shares, default=1.0)
+
+
+def detrended(values: NDArray[np.float64], degree: int) -> NDArray[np.float64]:
+    """Take from each column of (T, n) the polynomial of this degree that fits it best."""
+    t = np.linspace(-1, 1, len(values))
+    basis = np.linalg.qr(np.vander(t, min(degree + 1, len(values))))[0]
+    return values - basis @ (basis.T @ values)
+
+
+def _mean_colour(frame: Pixels) -> NDArray[np.float64]:
+    return frame.reshape(-1, 3).mean(axis=0, dtype=np.float64)
+
+
+def _difference(a: Pixels, b: Pixels) -> float:
+    return float(cv2.absdiff(a, b).mean())

@@ -7,37 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
-
-import gradio as gr
 
 from i2v.errors import I2VError
 from i2v.memory.experience import Seconds
 from i2v.memory.ladder import Ladder, Rung, Suggestion
 from i2v.memory.plan import GIB
 from i2v.service import Service
-from i2v.ui.form import forecast_values
+from i2v.ui.form_values import forecast_values
 
-__all__ = ["MOST_SUGGESTIONS", "build_forecast_box", "forecast_box", "look_ahead", "time_words"]
+__all__ = ["MOST_SUGGESTIONS", "WORKING", "forecast_box", "look_ahead", "time_words"]
 
 MOST_SUGGESTIONS = 3
-_STATIC = Path(__file__).parent / "static"
 _TIGHT_SHARE = 0.85
 _VERDICTS = {"fits": "Fits", "tight": "Fits, but tight", "too_big": "Will not fit"}
-_WORKING = {"state": "working", "message": "Working out the memory of this model…"}
-
-
-def build_forecast_box(elem_id: str) -> gr.HTML:
-    """Return the box's place on the page; its value is what `look_ahead` returns."""
-    return gr.HTML(
-        value=_WORKING,
-        html_template=(_STATIC / "forecast.html").read_text(encoding="utf-8"),
-        css_template=(_STATIC / "forecast.css").read_text(encoding="utf-8"),
-        js_on_load=(_STATIC / "forecast.js").read_text(encoding="utf-8"),
-        apply_default_css=False,
-        elem_id=elem_id,
-    )
+WORKING = {"state": "working", "message": "Working out the memory of this model…"}
 
 
 def look_ahead(service: Service, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +33,7 @@ def look_ahead(service: Service, fields: Mapping[str, Any]) -> dict[str, Any]:
     except I2VError as error:
         return {"state": "wrong", "verdict": "Cannot run", "message": str(error)}
     if ladder is None:
-        return _WORKING | {"clip": _clip_words(values, assumed)}
+        return WORKING | {"clip": _clip_words(values, assumed)}
     return forecast_box(ladder, _clip_words(values, assumed))
 
 

@@ -1,9 +1,8 @@
-"""The input fields of the page, and how their values become a request's values. Knows no jobs."""
+"""The input fields of the page, and how they are filled in. Knows no jobs; form_values.py reads them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +10,14 @@ import gradio as gr
 from gradio.components import Component
 from gradio.data_classes import ImageData
 
-from i2v.errors import InputError
-from i2v.media.image import load_picture
 from i2v.memory.abilities import APPROXIMATE
 from i2v.presets import ModelPreset, load_presets, preset_named
-from i2v.request import match_picture
 from i2v.service import Service
+from i2v.ui.example_gallery import Example, Gallery
 
-__all__ = ["Form", "forecast_values", "model_choices", "request_values"]
+__all__ = ["Form", "model_choices"]
 
 _FORMAT_CHOICES = [("GIF", "gif"), ("WebP", "webp"), ("PNG frames (zip)", "png")]
-_WHOLE = {
-    "num_frames": "frames",
-    "fps": "fps",
-    "num_inference_steps": "steps",
-    "width": "width",
-    "height": "height",
-    "chunk_frames": "frames per chunk",
-}
 
 
 class Form:
@@ -40,6 +29,7 @@ class Form:
     def __init__(self, service: Service):
         self._service, self._preset = service, next(iter(load_presets().values()))
         self.fields: dict[str, Any] = {}  # gradio adds the components' events at run time
+        self._prompts: dict[str, gr.Dataset] = {}  # to try, by model; only the chosen model's are shown
 
     @property
     def names(self) -> list[str]:
@@ -48,6 +38,11 @@ class Form:
     @property
     def components(self) -> list[Component]:
         return list(self.fields.values())
+
+    @property
+    def filled(self) -> list[Component]:
+        """What choosing a model or an example, or reusing a request, may change."""
+        return [*self.components, *self._prompts.values()]
 
     def picture_and_prompt(self) -> None:
         self.fields["image"] = gr.Image(
@@ -62,12 +57,27 @@ class Form:
         self.fields["prompt"] = gr.Textbox(
             label="Prompt", lines=2, max_lines=6, placeholder="the camera pans left", elem_id="prompt"
         )
-        examples = [[text] for text in self._preset.example_prompts]
-        gr.Examples(examples, inputs=[self.fields["prompt"]], label="Prompts to try", elem_id="examples")
+
+    def prompts_to_try(self) -> None:
+        for preset in load_presets().values():
+            if preset.example_prompts:
+                shown = gr.Examples(
+                    [[text] for text in preset.example_prompts],
+                    inputs=[self.fields["prompt"]],
+                    label="Prompts to try",
+                    elem_id=f"prompts-{preset.name}",
+                    visible=preset is self._preset,
+                )
+                self._prompts[preset.name] = shown.dataset
 
     def model(self) -> None:
         self.fields["model"] = gr.Dropdown(
-            model_choices(self._service), value=self._preset.name, label="Model", elem_id="model", filterable=False
+            model_choices(self._service),
+            value=self._preset.name,
+            label="Model",
+            info=self._preset.summary,
+            elem_id="model",
+            filterable=False,
         )
 
     def size_and_length(self) -> None:
@@ -110,6 +120,9 @@ class Form:
                 elem_id="fps",
                 min_width=200,
             )
+        self.fields["loop"] = gr.Checkbox(
+            False, label="Loop: the end flows into the beginning", visible=preset.can_loop, elem_id="loop"
+        )
 
     def more(self) -> None:
         preset = self._preset
@@ -189,6 +202,9 @@ class Form:
         d, f = preset.defaults, self.fields
         frames_most = min(preset.num_frames.high, max(120, d.num_frames))
         return {
+            **{prompts: gr.Dataset(visible=name == model) for name, prompts in self._prompts.items()},
+            f["model"]: gr.Dropdown(info=preset.summary),
+            f["loop"]: gr.Checkbox(False, visible=preset.can_loop),
             f["short_side_px"]: gr.Slider(value=d.short_side_px, step=preset.size_multiple),
             f["num_frames"]: gr.Slider(value=d.num_frames, minimum=preset.num_frames.low, maximum=frames_most),
             f["fps"]: gr.Slider(value=d.fps, minimum=preset.fps.low, maximum=preset.fps.high),
@@ -205,8 +221,10 @@ class Form:
         """Return the fields filled from a finished request."""
         f = self.fields
         updates = self.model_updates(request["model"])
-        updates |= {f[name]: request[name] for name in ("prompt", "negative_prompt", "model")}
+        updates |= {f[name]: request[name] for name in ("prompt", "negative_prompt")}
         preset = preset_named(request["model"])
+        updates[f["model"]] = gr.Dropdown(model_choices(self._service), value=preset.name, info=preset.summary)
+        updates[f["loop"]] = gr.Checkbox(request.get("loop", False), visible=preset.can_loop)
         for name in ("num_frames", "fps", "num_inference_steps", "guidance_scale"):
             bounds = getattr(preset, name)
             updates[f[name]] = gr.Slider(value=request[name], minimum=bounds.low, maximum=bounds.high)
@@ -223,6 +241,15 @@ class Form:
             f["image"]: str(picture) if picture else None,
         }
 
+    def example_updates(self, gallery: Gallery, example: Example, model: str) -> dict[Component, Any]:
+        """Return the fields filled from an example; for a model it was not chosen for, only picture and prompt."""
+        f = self.fields
+        updates = {f["image"]: str(gallery.path(example)), f["prompt"]: example.prompt, f["match_picture"]: True}
+        if model == gallery.model:
+            frames = example.num_frames or preset_named(model).defaults.num_frames
+            updates |= {f["num_frames"]: frames, f["loop"]: example.loop}
+        return updates
+
 
 def model_choices(service: Service) -> list[tuple[str, str]]:
     """Return (label, name) of every model."""
@@ -232,66 +259,9 @@ def model_choices(service: Service) -> list[tuple[str, str]]:
     ]
 
 
-def request_values(fields: Mapping[str, Any]) -> tuple[dict[str, Any], Path | None]:
-    """Turn the fields' raw values into a request's values and the picture's path. Raises InputError by field."""
-    image = Path(fields["image"]) if fields["image"] else None
-    values = {name: fields[name] for name in ("model", "guidance_scale")}
-    values |= {name: (fields[name] or "").strip() for name in ("prompt", "negative_prompt")}
-    values["formats"] = tuple(fields["formats"] or ())
-    values["num_frames"], values["fps"] = _whole(fields, "num_frames"), _whole(fields, "fps")
-    values["num_inference_steps"] = _whole(fields, "num_inference_steps")
-    values["precision"] = fields["precision"] or "auto"
-    values["chunk_frames"] = _whole(fields, "chunk_frames") if (fields["chunk_frames"] or "").strip() else None
-    values["vram_gib"] = _gib(fields["vram_gib"])
-    if not values["prompt"]:
-        raise InputError("there is no prompt", "Say what should happen.", field="prompt")
-    seed = (fields["seed"] or "").strip()
-    if seed:
-        if not seed.isdecimal() or len(seed) > 19:
-            raise InputError(f"the seed {seed!r} is not a whole number", "Leave it empty for a random one.", "seed")
-        values["seed"] = int(seed)
-    if not fields["match_picture"]:
-        values["width"], values["height"] = _whole(fields, "width"), _whole(fields, "height")
-    elif image is not None:
-        preset = preset_named(fields["model"])
-        short = int(fields["short_side_px"] or preset.defaults.short_side_px)
-        values["width"], values["height"] = match_picture(preset, *_picture_size(image), short)
-    return values, image
-
-
-def forecast_values(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a request's values before there is a prompt or a picture: a square one is assumed. Raises InputError."""
-    values, _ = request_values(dict(fields) | {"prompt": fields["prompt"] or "-"})
-    if "width" not in values:
-        preset = preset_named(fields["model"])
-        short = int(fields["short_side_px"] or preset.defaults.short_side_px)
-        values["width"], values["height"] = match_picture(preset, 1, 1, short)
-    return values
-
-
-@lru_cache(maxsize=8)
-def _picture_size(image: Path) -> tuple[int, int]:
-    """Return a picture's size, upright. Uploaded files never change, so they are decoded once. Raises ImageError."""
-    return load_picture(image).size
-
-
 def _uploaded_file(payload: ImageData | None) -> str | None:
     return payload.path if payload else None
 
 
-def _gib(text: str | None) -> float | None:
-    try:
-        return float(text.replace(",", ".")) if text and text.strip() else None
-    except ValueError:
-        raise InputError(f"{text!r} is not a number of GiB", "For example: 8", field="vram_gib") from None
-
-
 def _number_words(number: float | None) -> str:
     return "" if number is None else f"{number:g}"
-
-
-def _whole(fields: Mapping[str, Any], name: str) -> int:
-    try:
-        return int(fields[name])
-    except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{_WHOLE[name]} is not a whole number", "Write one.", field=name) from None

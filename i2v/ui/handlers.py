@@ -11,12 +11,16 @@ from gradio.components import Component
 from i2v import devices
 from i2v.errors import I2VError, InputError
 from i2v.jobs.model import JobState
+from i2v.presets import preset_named
 from i2v.service import Service, Snapshot
 from i2v.ui.card_presets import card_presets, preset_values
+from i2v.ui.example_gallery import load_gallery
 from i2v.ui.forecast_box import look_ahead
-from i2v.ui.form import Form, request_values
+from i2v.ui.form import Form
+from i2v.ui.form_values import request_values
 from i2v.ui.panel import idle_panel, job_panel, peak_words
 from i2v.ui.parts import Parts
+from i2v.vocabulary import prompt_note
 
 __all__ = ["Handlers"]
 
@@ -139,6 +143,17 @@ class Handlers:
     def choose_model(self, model: str) -> Updates:
         return self._form.model_updates(model)
 
+    def take_example(self, model: str, event: gr.SelectData) -> Updates:
+        """Fill the form from the example that was clicked in the gallery."""
+        gallery, number = load_gallery(), event.index
+        if not isinstance(number, int) or not 0 <= number < len(gallery.examples):
+            raise gr.Error("That example is no longer there.")
+        return self._form.example_updates(gallery, gallery.examples[number], model)
+
+    def note_words(self, model: str, prompt: str) -> dict[str, str]:
+        """Return the note below the prompt: what is to `say` of its words, and which prompt that is `about`."""
+        return {"about": prompt or "", "say": prompt_note(preset_named(model), prompt or "")}
+
     def choose_matching(self, match: bool) -> Updates:
         f = self._form.fields
         return {
@@ -194,6 +209,7 @@ def _details(snapshot: Snapshot) -> str:
     parts = [
         f"{request['width']} × {request['height']}",
         f"{request['num_frames']} frames at {request['fps']} fps",
+        *(["loop"] if request.get("loop") else []),
         f"{request['num_inference_steps']} steps",
         f"seed {request['seed']}",
     ]

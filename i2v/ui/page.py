@@ -9,15 +9,17 @@ import gradio as gr
 
 from i2v.service import Service
 from i2v.ui.card_presets import build_card_presets
-from i2v.ui.forecast_box import MOST_SUGGESTIONS, build_forecast_box
+from i2v.ui.drawn import build_drawn
+from i2v.ui.example_gallery import GALLERY_FOLDER, shown_examples
+from i2v.ui.forecast_box import MOST_SUGGESTIONS, WORKING
 from i2v.ui.form import Form
 from i2v.ui.handlers import Handlers
-from i2v.ui.panel import build_panel, idle_panel
+from i2v.ui.panel import idle_panel
 from i2v.ui.parts import Parts
 
 __all__ = ["build_page"]
 
-_NOT_FORESEEN = ("prompt", "negative_prompt", "seed", "formats")  # they do not change what a run takes
+_NOT_FORESEEN = ("prompt", "negative_prompt", "seed", "loop", "formats")  # they do not change what a run takes
 _TITLE = "# i2v\nOne picture and a sentence become a video, on the machine you own."
 
 
@@ -30,7 +32,9 @@ def build_page(service: Service) -> gr.Blocks:
         with gr.Row(elem_id="main"):
             with gr.Column(elem_id="ask"):
                 form.picture_and_prompt()
-                made = _settings(form) | _action()
+                made = {"prompt_note": build_drawn("note", {"about": "", "say": ""}, elem_id="prompt-note")}
+                form.prompts_to_try()
+                made |= _settings(form) | _action()
             with gr.Column(elem_id="answer"):
                 made |= _results()
         parts = _with_history(made)
@@ -51,7 +55,7 @@ def _settings(form: Form) -> dict[str, Any]:
 def _action() -> dict[str, Any]:
     """Lay out what is seen before the click and the click itself; it stays in view while the settings are scrolled."""
     with gr.Column(elem_id="action"):
-        forecast = build_forecast_box(elem_id="forecast")
+        forecast = build_drawn("forecast", WORKING, elem_id="forecast")
         with gr.Row(elem_id="suggestions"):
             suggestions = tuple(
                 gr.Button(visible=False, size="sm", elem_id=f"suggestion-{number}")
@@ -64,7 +68,7 @@ def _action() -> dict[str, Any]:
 
 
 def _results() -> dict[str, Any]:
-    panel = build_panel(idle_panel(), elem_id="panel")
+    panel = build_drawn("panel", idle_panel(), elem_id="panel")
     result = gr.Video(
         label="Result",
         autoplay=True,
@@ -75,11 +79,14 @@ def _results() -> dict[str, Any]:
         height=420,
     )
     details = gr.Markdown(visible=False, elem_id="details")
-    with gr.Row():
+    with gr.Row(elem_id="again"):
         reuse = gr.Button("Reuse settings", visible=False, elem_id="reuse")
         retry = gr.Button("Try again", visible=False, elem_id="retry")
     files = gr.File(label="Download", visible=False, elem_id="files", file_count="multiple", interactive=False)
+    gr.set_static_paths([GALLERY_FOLDER])  # served in place: copies in Gradio's cache are deleted after a day
+    gallery = build_drawn("gallery", shown_examples(), elem_id="gallery")
     return {
+        "gallery": gallery,
         "panel": panel,
         "result": result,
         "details": details,
@@ -128,12 +135,16 @@ def _wire(page: gr.Blocks, form: Form, handlers: Handlers, parts: Parts) -> None
     then_tick(parts.cancel.click(handlers.cancel, parts.job, None, **quiet))
     then_tick(parts.retry.click(handlers.retry, parts.job, None, **quiet))
     then_tick(parts.history.select(handlers.open_past, parts.history_ids, parts.job, **quiet))
-    parts.reuse.click(handlers.reuse, parts.job, fields, **quiet)
+    parts.reuse.click(handlers.reuse, parts.job, form.filled, **quiet)
+    parts.gallery.select(handlers.take_example, form.fields["model"], form.filled, **quiet)
     parts.timer.tick(handlers.tick, [parts.job, parts.seen], shown, **quiet)
 
-    form.fields["model"].input(handlers.choose_model, form.fields["model"], fields, **quiet)
+    form.fields["model"].input(handlers.choose_model, form.fields["model"], form.filled, **quiet)
     form.fields["match_picture"].change(handlers.choose_matching, form.fields["match_picture"], fields, **quiet)
     _wire_forecast(page, form, handlers, parts, quiet)
+    asked = [form.fields["model"], form.fields["prompt"]]
+    noted = quiet | {"trigger_mode": "always_last"}
+    gr.on([field.change for field in asked], handlers.note_words, asked, parts.prompt_note, **noted)
     then_tick(page.load(handlers.attach, parts.job, parts.job, **quiet))
 
 

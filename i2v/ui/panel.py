@@ -10,15 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-
 from i2v import devices
 from i2v.jobs.model import JobState
 from i2v.service import Snapshot, describe_error
 
-__all__ = ["build_panel", "idle_panel", "job_panel", "peak_words"]
+__all__ = ["idle_panel", "job_panel", "peak_words"]
 
-_STATIC = Path(__file__).parent / "static"
 _MOST_POINTS = 240
 _STATE_WORDS = {
     JobState.QUEUED: "Waiting",
@@ -35,18 +32,6 @@ _STAGE_WORDS = {
 }
 _GIB = 1 << 30
 _UNITS = {"load": "load", "encode": "encode", "denoise": "step", "decode": "frame"}
-
-
-def build_panel(value: dict[str, Any], elem_id: str) -> gr.HTML:
-    """Return the panel's place on the page; its value is what `job_panel` or `idle_panel` returns."""
-    return gr.HTML(
-        value=value,
-        html_template=(_STATIC / "panel.html").read_text(encoding="utf-8"),
-        css_template=(_STATIC / "panel.css").read_text(encoding="utf-8"),
-        js_on_load=(_STATIC / "panel.js").read_text(encoding="utf-8"),
-        apply_default_css=False,
-        elem_id=elem_id,
-    )
 
 
 def idle_panel() -> dict[str, Any]:

@@ -33,6 +33,8 @@ class Parts:
     forecast_timer: gr.Timer
     suggestions: tuple[gr.Button, ...]  # hidden until nothing fits
     card_presets: gr.Radio
+    prompt_note: gr.HTML
+    gallery: gr.HTML
 
     @property
     def shown(self) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The forecast on the page, in a real browser: before the click, when nothing fits, presets by card, and afterwards."""
+"""What the page says before the click, in a real browser: forecast, presets by card, unknown words; and examples."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from gradio_client import Client
 from playwright.sync_api import Page, expect
 
 from i2v.memory.plan import GIB, Machine
+from i2v.presets import preset_named
+from i2v.ui.example_gallery import load_gallery
 from tests.integration import test_page as pages
 
 browser, page = pages.browser, pages.page  # the same fixtures as the other tests of the page
 SLOW_MS = pages.SLOW_MS
 KNOWN = re.compile("fits|tight|too_big")
 FITS = re.compile("fits|tight")
+WATCH_THE_NOTE = """() => {
+    const note = document.querySelector("#prompt-note [aria-live=polite]");
+    window.said = [];
+    new MutationObserver(() => window.said.push(note.textContent)).observe(note, {childList: true});
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +127,45 @@ def test_presets_by_card_fill_the_fields_of_the_model_that_has_them(page: Page) 
     expect(chunk).to_have_attribute("placeholder", "3, set by CHUNK_SIZE")
 
 
-def test_a_finished_job_shows_forecast_and_measured_peak_side_by_side(page: Page, photo: Path) -> None:
-    pages.fill(page, photo, "pan left")
+def test_unknown_words_are_named_below_the_prompt_but_not_while_they_are_typed(page: Page) -> None:
+    note = page.locator("#prompt-note [aria-live=polite]")
+    page.evaluate(WATCH_THE_NOTE)
+    page.locator("#prompt textarea").press_sequentially("the camera pans left")
+    page.fill("#prompt textarea", "the camera pans left, a unicorn smiles")
+    expect(note).to_have_text("Not known to this model, so without effect: unicorn, smiles.", timeout=SLOW_MS)
+    assert len(page.evaluate("window.said")) == 1  # "the cam" asked for nothing yet
+    page.fill("#prompt textarea", "a unicorn")
+    expect(note).to_have_text(preset_named("motion").nothing_known, timeout=SLOW_MS)
+    choose_model(page, "I2VGen-XL")
+    expect(note).to_be_empty(timeout=SLOW_MS)
+
+
+def test_an_example_makes_a_video_with_its_peak_beside_the_forecast_and_settings_that_come_back(page: Page) -> None:
+    examples = load_gallery().examples
+    looped = next(number for number, example in enumerate(examples) if example.loop and example.num_frames)
+    cards = page.locator("#gallery button")
+    expect(cards).to_have_count(len(examples))
+    cards.nth(looped).click()
+    expect(page.locator("#prompt textarea")).to_have_value(examples[looped].prompt)
+    expect(page.locator("#frames input[type=number]")).to_have_value(str(examples[looped].num_frames))
+    expect(page.locator("#loop input")).to_be_checked()
+    expect(page.locator("#picture img").first).to_be_visible()
     pages.set_number(page, "frames", 4)
     page.locator("#generate").click()
     expect(page.locator("#panel .state")).to_have_text("Done", timeout=SLOW_MS)
     side_by_side = re.compile(r"peak \d+\.\d\d of \d+\.\d\d GiB foreseen")
     expect(page.locator("#panel .memory figcaption")).to_contain_text(side_by_side)
     expect(page.locator("#details")).to_contain_text(side_by_side)
+    expect(page.locator("#details")).to_contain_text("4 frames at 12 fps · loop ·")
     expect(page.locator("#details")).to_contain_text("weights resident")
     expect(page.locator("#forecast .time")).to_contain_text("by earlier runs here", timeout=SLOW_MS)
+    expect(page.locator("#model")).to_contain_text(preset_named("motion").summary)
+    choose_model(page, "I2VGen-XL")
+    expect(page.locator("#loop")).to_have_count(0)
+    expect(page.locator("#model")).to_contain_text(preset_named("i2vgen-xl").summary)
+    page.locator("#reuse").click()
+    expect(page.locator("#loop input")).to_be_checked()
+    assert number(page, "frames") == "4"
 
 
 def test_the_forecast_reads_no_file_of_the_machine(photo: Path, tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "i2v"
 ROWS = [
-    {"errors", "request", "presets", "settings", "tiers"},
+    {"errors", "request", "presets", "settings", "tiers", "vocabulary"},
     {"media", "jobs", "devices"},
     {"models", "memory", "engine", "builtin"},
     {"worker"},
     {"service"},
-    {"ui", "api", "cli", "cli_forecast", "launch", "startup", "__main__"},
+    {"ui", "api", "cli", "cli_forecast", "cli_machine", "launch", "startup", "__main__"},
 ]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from i2v.devices import Gpu
@@ -22,7 +24,8 @@ from i2v.settings import Settings
 from i2v.tiers import load_tiers
 from i2v.ui.card_presets import card_presets, preset_values
 from i2v.ui.forecast_box import MOST_SUGGESTIONS, forecast_box, time_words
-from i2v.ui.form import Form, forecast_values, request_values
+from i2v.ui.form import Form
+from i2v.ui.form_values import forecast_values, request_values
 from i2v.ui.panel import job_panel, peak_words
 from i2v.worker.dispatcher import LiveJob
 
@@ -58,6 +61,7 @@ def fields(**values: Any) -> dict[str, Any]:
         "chunk_frames": "",
         "vram_gib": "",
         "precision": "auto",
+        "loop": False,
     } | values
 
 
@@ -143,6 +147,11 @@ def test_a_forecast_needs_neither_prompt_nor_picture() -> None:
     assert forecast_values(fields(match_picture=False))["width"] == 768
 
 
+def test_a_loop_is_asked_for_only_where_its_box_is_shown() -> None:
+    assert request_values(fields(prompt="x", model="motion", loop=True))[0]["loop"] is True
+    assert request_values(fields(prompt="x", model="i2vgen-xl", loop=True))[0]["loop"] is False
+
+
 def test_empty_fields_leave_the_choice_to_i2v() -> None:
     values, _ = request_values(fields(prompt="x", chunk_frames=" ", vram_gib=""))
     assert (values["chunk_frames"], values["vram_gib"], values["precision"]) == (None, None, "auto")
@@ -155,6 +164,24 @@ def test_what_is_no_number_is_refused_at_its_field(field: str, value: str) -> No
     with pytest.raises(InputError) as refused:
         request_values(fields(prompt="x", **{field: value}))
     assert refused.value.field == field
+
+
+def test_a_job_from_before_there_were_loops_fills_the_form(tmp_path: Path) -> None:
+    async def laid_out(form: Form) -> None:  # within a loop, else Gradio opens one and leaves it open
+        with gr.Blocks():
+            for part in (form.picture_and_prompt, form.model, form.size_and_length, form.more, form.advanced):
+                part()
+
+    service = Service(Settings(tmp_path))
+    form = Form(service)
+    asyncio.run(laid_out(form))
+    service.close()
+    stored = build_request({"prompt": "zoom in", "num_frames": 9, "loop": True}, (512, 512)).model_dump(mode="json")
+    assert form.reuse_updates(stored, None)[form.fields["loop"]].value is True
+    del stored["loop"]
+    updates = form.reuse_updates(stored, None)
+    assert updates[form.fields["loop"]].value is False
+    assert updates[form.fields["num_frames"]].value == 9
 
 
 def test_approximate_precisions_are_named_so_and_the_one_the_environment_fixes_too(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -78,6 +79,22 @@ def test_bad_values_are_refused_in_one_sentence(field: str, values: dict[str, An
 
 def test_largest_seed_and_size_are_allowed() -> None:
     assert build(seed=2**63 - 1, width=3840, height=2160).seed == 2**63 - 1
+
+
+def test_only_a_model_that_can_makes_a_loop() -> None:
+    assert build().loop is False
+    assert build(loop=True).loop is True
+    with pytest.raises(InputError, match=r"2vgen-xl cannot .* Models that can loop: motion\.") as caught:
+        build(model="i2vgen-xl", loop=True)
+    assert caught.value.field == "loop"
+    assert build(model="i2vgen-xl", loop=False).loop is False
+
+
+def test_a_request_stored_before_there_were_loops_is_still_read() -> None:
+    stored = build(seed=7).model_dump(mode="json")
+    del stored["loop"]
+    assert GenerationRequest.model_validate_json(json.dumps(stored)) == build(seed=7)
+    assert build_request(stored, PHOTO).loop is False
 
 
 def test_request_survives_json() -> None:

@@ -1,0 +1,24 @@
+"""Parts of the page that i2v draws itself: static/<name>.html, .css and .js show the value that Python gives them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+__all__ = ["build_drawn"]
+
+_STATIC = Path(__file__).parent / "static"
+
+
+def build_drawn(name: str, value: Any, elem_id: str) -> gr.HTML:
+    """Return the part's place on the page; its nodes stay when the value changes, so nothing flickers."""
+    return gr.HTML(
+        value=value,
+        html_template=(_STATIC / f"{name}.html").read_text(encoding="utf-8"),
+        css_template=(_STATIC / f"{name}.css").read_text(encoding="utf-8"),
+        js_on_load=(_STATIC / f"{name}.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        elem_id=elem_id,
+    )

@@ -1,0 +1,82 @@
+"""What stands in the page's fields, turned into a request's values. Knows no jobs and no layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from i2v.errors import InputError
+from i2v.media.image import load_picture
+from i2v.presets import preset_named
+from i2v.request import match_picture
+
+__all__ = ["forecast_values", "request_values"]
+
+_WHOLE = {
+    "num_frames": "frames",
+    "fps": "fps",
+    "num_inference_steps": "steps",
+    "width": "width",
+    "height": "height",
+    "chunk_frames": "frames per chunk",
+}
+
+
+def request_values(fields: Mapping[str, Any]) -> tuple[dict[str, Any], Path | None]:
+    """Turn the fields' raw values into a request's values and the picture's path. Raises InputError by field."""
+    image = Path(fields["image"]) if fields["image"] else None
+    values = {name: fields[name] for name in ("model", "guidance_scale")}
+    values |= {name: (fields[name] or "").strip() for name in ("prompt", "negative_prompt")}
+    values["formats"] = tuple(fields["formats"] or ())
+    values["loop"] = bool(fields["loop"]) and preset_named(fields["model"]).can_loop  # else its box is hidden
+    values["num_frames"], values["fps"] = _whole(fields, "num_frames"), _whole(fields, "fps")
+    values["num_inference_steps"] = _whole(fields, "num_inference_steps")
+    values["precision"] = fields["precision"] or "auto"
+    values["chunk_frames"] = _whole(fields, "chunk_frames") if (fields["chunk_frames"] or "").strip() else None
+    values["vram_gib"] = _gib(fields["vram_gib"])
+    if not values["prompt"]:
+        raise InputError("there is no prompt", "Say what should happen.", field="prompt")
+    seed = (fields["seed"] or "").strip()
+    if seed:
+        if not seed.isdecimal() or len(seed) > 19:
+            raise InputError(f"the seed {seed!r} is not a whole number", "Leave it empty for a random one.", "seed")
+        values["seed"] = int(seed)
+    if not fields["match_picture"]:
+        values["width"], values["height"] = _whole(fields, "width"), _whole(fields, "height")
+    elif image is not None:
+        preset = preset_named(fields["model"])
+        short = int(fields["short_side_px"] or preset.defaults.short_side_px)
+        values["width"], values["height"] = match_picture(preset, *_picture_size(image), short)
+    return values, image
+
+
+def forecast_values(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request's values before there is a prompt or a picture: a square one is assumed. Raises InputError."""
+    values, _ = request_values(dict(fields) | {"prompt": fields["prompt"] or "-"})
+    if "width" not in values:
+        preset = preset_named(fields["model"])
+        short = int(fields["short_side_px"] or preset.defaults.short_side_px)
+        values["width"], values["height"] = match_picture(preset, 1, 1, short)
+    return values
+
+
+@lru_cache(maxsize=8)
+def _picture_size(image: Path) -> tuple[int, int]:
+    """Return a picture's size, upright. Uploaded files never change, so they are decoded once. Raises ImageError."""
+    return load_picture(image).size
+
+
+def _gib(text: str | None) -> float | None:
+    try:
+        return float(text.replace(",", ".")) if text and text.strip() else None
+    except ValueError:
+        raise InputError(f"{text!r} is not a number of GiB", "For example: 8", field="vram_gib") from None
+
+
+def _whole(fields: Mapping[str, Any], name: str) -> int:
+    try:
+        return int(fields[name])
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{_WHOLE[name]} is not a whole number", "Write one.", field=name) from None
