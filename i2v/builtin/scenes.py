@@ -189,10 +189,12 @@ def draw_scene(rng: np.random.Generator, grid_size: int) -> Scene:
     points = np.linspace(-1.0, 1.0, grid_size)
     px, py = np.meshgrid(points / across, points / down)
     return Scene(
-        np.clip(layers[..., :3], 0, 1).astype(np.float32),
-        *(_at_grid_points(layers[..., 3 + i], grid_size) for i in range(3)),
-        px.astype(np.float32),
-        py.astype(np.float32),
+        picture=np.clip(layers[..., :3], 0, 1).astype(np.float32),
+        nearness=_at_grid_points(layers[..., 3], grid_size),
+        water=_at_grid_points(layers[..., 4], grid_size),
+        plants=_at_grid_points(layers[..., 5], grid_size),
+        place_x=px.astype(np.float32),
+        place_y=py.astype(np.float32),
     )
 
 

@@ -75,8 +75,8 @@ class ModelForms:
     """Everything a forecast needs to know of one model's architecture.
 
     `peaks`: by "fp16" or "fp32" (2 or 4 bytes a number), then by part of the run ("denoise.whole", "decode.bands");
-    what waits beside a stage is "denoise.held" and "decode.held", what is parked in main memory "denoise.skips", and what
-    a part takes there on every device has ".ram" behind its name.
+    what waits beside a stage is "denoise.held" and "decode.held", what is parked in main memory "denoise.skips", and
+    what a part takes there on every device has ".ram" behind its name.
     `operations`: floating-point operations of one denoiser call ("denoise") and one decoded frame, by product.
     """
 

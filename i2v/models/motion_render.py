@@ -45,6 +45,7 @@ BUFFER_BYTES = 40 << 20  # and of any clip: the waves and the cut are found on g
 # A denoiser leaves a small residue where nothing was asked for. Between these two it is let in, smoothly: mean motion
 # over the clip in half-sides (a calm push-in has 0.03), log gain or warmth, amplitude of an effect.
 _MOTION_CORE, _LIGHT_CORE, _EFFECT_CORE = (0.006, 0.014), (0.02, 0.06), (0.12, 0.3)
+_COLOUR_KEEPS_UP = 0.8  # of a brightening, in colour
 _MOST_STRETCH = 0.2  # by parallax inside one layer, relative to the camera's even motion
 
 
@@ -230,9 +231,21 @@ def _lit(frame: Picture, log_gain: float, warmth: float) -> Picture:
     """Apply one gain and one warmth, with a table per colour. Brightening bends instead of clipping."""
     if abs(log_gain) < 1e-4 and abs(warmth) < 1e-4:
         return frame
-    values = np.arange(256) / 255
-    tables = []
-    for gain in (log_gain + warmth / 2, log_gain, log_gain - warmth / 2):
-        lit = values * math.exp(gain) if gain < 0 else 1 - (1 - values) ** math.exp(gain)
-        tables.append(np.clip(np.rint(lit * 255), 0, 255).astype(np.uint8))
-    return cv2.LUT(frame, np.stack(tables, axis=-1)[None])
+    if log_gain > 0:
+        frame, log_gain = _brightened(frame, log_gain), 0.0
+    values = np.arange(256)
+    return _through_tables(frame, [values * math.exp(log_gain + share * warmth) for share in (0.5, 0.0, -0.5)])
+
+
+def _brightened(frame: Picture, log_gain: float) -> Picture:
+    """Bend the brightness upwards and let the colours keep up, or they would look washed out."""
+    values = np.arange(256)
+    bright = 255 * (1 - (1 - values / 255) ** math.exp(log_gain))
+    colour = 128 + (values - 128) * math.exp(log_gain * _COLOUR_KEEPS_UP)
+    parts = _through_tables(cv2.cvtColor(frame, cv2.COLOR_RGB2YCrCb), [bright, colour, colour])
+    return cv2.cvtColor(parts, cv2.COLOR_YCrCb2RGB)
+
+
+def _through_tables(picture: Picture, tables: list[NDArray[np.float64]]) -> Picture:
+    rounded = np.clip(np.rint(np.stack(tables, axis=-1)), 0, 255).astype(np.uint8)
+    return cv2.LUT(picture, rounded[None])
