@@ -128,7 +128,7 @@ def _mean_signal(outcomes: Sequence[Outcome], effect: str) -> float:
 
 def _of_move(outcomes: Sequence[Outcome], move: str) -> dict[str, float]:
     ways = [max(map(abs, vars(o.motion).values())) if move == "hold" else o.motion.towards(move) for o in outcomes]
-    return {"agreement": _agreement(outcomes), "mean_displacement": _mean(ways)}
+    return {"videos": len(outcomes), "agreement": _agreement(outcomes), "mean_displacement": _mean(ways)}
 
 
 def _table(outcomes: Sequence[Outcome], name_of: Callable[[Outcome], str]) -> dict[str, dict[str, float]]:

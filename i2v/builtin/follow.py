@@ -87,7 +87,7 @@ class _Tracker:
         y = (np.arange(height, dtype=np.float32) - (height - 1) / 2) / self._short
         self._z: Plane = (x[None, :] + 1j * y[:, None]).astype(np.complex64)
         self._texture = _texture(self._grey)
-        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
     def through(self, frames: Sequence[Pixels]) -> Track:
         points = self._z[::_STRIDE, ::_STRIDE]
@@ -118,7 +118,8 @@ class _Tracker:
         if not inside.any():
             return pose, moved, trust, np.zeros(3)
         ratio = (laid[inside].mean(axis=0) + 1) / (self._first[inside].mean(axis=0) + 1)
-        return pose, moved - grow * points - shift, trust, np.log(ratio.astype(np.float64))
+        residual: Plane = (moved - grow * points - shift).astype(np.complex64)
+        return pose, residual, trust, np.log(ratio.astype(np.float64))
 
     def _lay_over(self, frame: Pixels, pose: Pose) -> tuple[Floats, Floats]:
         """Return the frame as seen from the first frame's camera, and where it shows what that one showed (0 or 1)."""
@@ -167,7 +168,7 @@ def _next_pose(poses: list[Pose]) -> Pose:
 
 def _fit(points: Plane, moved: Plane, trust: Floats) -> Pose:
     """Return grow and shift of moved = grow * point + shift: least squares, outliers reweighted to lose their say."""
-    weight = trust.copy()
+    weight: Floats = trust
     grow, shift = 0j, 0j
     for _ in range(4):
         total = float(weight.sum()) + 1e-9
@@ -175,7 +176,8 @@ def _fit(points: Plane, moved: Plane, trust: Floats) -> Pose:
         arm = points - middle
         grow = complex((weight * (moved - mean) * arm.conj()).sum()) / (float((weight * np.abs(arm) ** 2).sum()) + 1e-9)
         shift = mean - grow * middle
-        weight = trust / (1 + (np.abs(moved - grow * points - shift) / _OUTLIER) ** 2)
+        error = np.abs(moved - grow * points - shift)
+        weight = (trust / (1 + (error / _OUTLIER) ** 2)).astype(np.float32)
     return grow, shift
 
 

@@ -97,7 +97,7 @@ def motion_of(track: Track) -> ContentMotion:
 def jerk(track: Track) -> float:
     """Return the greatest second difference of the content's way, relative to its mean first difference (the speed).
 
-    An even motion has 0, one that starts or stops between two frames 1. Zero for content that does not move.
+    An even motion has 0; one that stands still for half of the clip and then starts, 1 to 2. Zero where nothing moves.
     """
     steps = np.diff(track.way(), axis=0)
     speed = float(np.linalg.norm(steps, axis=1).mean())
@@ -173,7 +173,7 @@ def detrended(values: NDArray[np.float64], degree: int) -> NDArray[np.float64]:
 
 
 def _mean_colour(frame: Pixels) -> NDArray[np.float64]:
-    return frame.reshape(-1, 3).mean(axis=0, dtype=np.float64)
+    return np.array(cv2.mean(frame)[:3])
 
 
 def _difference(a: Pixels, b: Pixels) -> float:

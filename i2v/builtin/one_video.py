@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -58,26 +59,35 @@ class VideoMaker:
     def __init__(self, photos: dict[str, Pixels], folder: Path, short_px: int):
         self._photos, self._folder, self._short_px = photos, folder, short_px
         self._engine = Engine()
+        self._picture: tuple[str, bool] | None = None  # which one is in the folder
 
     def make(self, ask: Ask) -> tuple[Outcome, list[Pixels]]:
         """Make and measure one video; return its frames too."""
         photo = self._photos[ask.photo]
         picture = Image.fromarray(portrait(photo) if ask.upright else photo)
-        save_png(picture, self._folder / "picture.png")
+        if self._picture != (ask.photo, ask.upright):
+            save_png(picture, self._folder / "picture.png")
+            self._picture = (ask.photo, ask.upright)
         size = match_picture(preset_named("motion"), *picture.size, ask.short_px or self._short_px)
         values = {"prompt": ask.prompt, "seed": ask.seed, "width": size[0], "height": size[1]}
         values |= {"num_frames": ask.num_frames, "loop": ask.loop}
         request = build_request(values, picture.size)
         began = time.monotonic()
-        result = self._engine.run(
-            RunSpec("evaluate", 1, request, self._folder, self._folder), lambda *_: None, lambda: False
-        )
+        result = self._engine.run(RunSpec("evaluate", 1, request, self._folder, self._folder), _ignore, _never)
         seconds = time.monotonic() - began
         path = self._folder / result["files"]["mp4"]
         frames = list(read_frames(path))
         path.unlink()
         outcome = _measured(ask, frames, fit_picture(picture, *size), request.fps, seconds, result["stage_seconds"])
         return outcome, frames
+
+
+def _ignore(kind: str, fields: dict[str, Any]) -> None:
+    """Take an event of a run that nobody watches."""
+
+
+def _never() -> bool:
+    return False
 
 
 def _measured(

@@ -78,7 +78,7 @@ def reduced_trials(photos: Sequence[str]) -> list[Ask]:
     asks = [(first, second)[i % 2][i] for i in range(9)]  # each move once, with one phrase or another
     asks += [ask for ask in _direction_words((one,)) if ask.prompt == "to the left"]
     asks += [ask for ask in _speeds((other,)) if ask.moves[0] in ("pan_left", "zoom_out")]
-    asks += list(_compounds((one,)))[:9:4]
+    asks += list(_compounds((one,)))[::8]
     asks += list(_effects((other,)))
     asks += list(_camera_and_effects(one))[:2]
     asks += [Ask("calm", one, _UNKNOWN[0], 900)]

@@ -246,6 +246,6 @@ def _brightened(frame: Picture, log_gain: float) -> Picture:
     return cv2.cvtColor(parts, cv2.COLOR_YCrCb2RGB)
 
 
-def _through_tables(picture: Picture, tables: list[NDArray[np.float64]]) -> Picture:
+def _through_tables(picture: Picture, tables: list[NDArray[np.floating]]) -> Picture:
     rounded = np.clip(np.rint(np.stack(tables, axis=-1)), 0, 255).astype(np.uint8)
     return cv2.LUT(picture, rounded[None])
