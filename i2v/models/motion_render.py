@@ -38,15 +38,16 @@ Picture = NDArray[np.uint8]
 CHANNELS = (
     "dx", "dy", "parallax", "log_gain", "warmth", "ripple", "sway", "shimmer", "flicker", "shake",
 )  # fmt: skip
-# Main memory that one pixel takes while frames are made, at most: two maps (8), waves (8), the far layer (3), alpha
-# (1), both moved (4), the frame and one more on its way through the light (6), and a band of blending.
-BUFFER_BYTES_PER_PIXEL = 32
+# Main memory that one pixel takes while frames are made, at most: two maps (8), waves (8), both layers (6), alpha
+# (1), both moved (4), the frame (3), the last one that its reader still holds (3), and a band of blending.
+BUFFER_BYTES_PER_PIXEL = 34
 BUFFER_BYTES = 40 << 20  # and of any clip: the waves and the cut are found on grids of a fixed size
 # A denoiser leaves a small residue where nothing was asked for. Between these two it is let in, smoothly: mean motion
 # over the clip in half-sides (a calm push-in has 0.03), log gain or warmth, amplitude of an effect.
 _MOTION_CORE, _LIGHT_CORE, _EFFECT_CORE = (0.006, 0.014), (0.02, 0.06), (0.12, 0.3)
 _COLOUR_KEEPS_UP = 0.8  # of a brightening, in colour
-_MOST_STRETCH = 0.2  # by parallax inside one layer, relative to the camera's even motion
+_MOST_STRETCH = 0.2  # by parallax inside one layer, relative to the camera's even motion: 0.8 to 1.2, in any direction
+_STRETCH_POINTS = 64  # per side, where it is looked for
 
 
 def extent(duration_s: float) -> float:
@@ -75,7 +76,7 @@ class _Clip:
     """What is the same in all frames of a clip."""
 
     looks: Array  # (F, 2, g, g), the camera's even motion at each frame, half-sides
-    parallax: Array  # (g, g)
+    parallax: Array  # (g, g), as the field has it
     log_gain: Array  # (F,)
     warmth: Array  # (F,)
     rows: Array  # (H, g)
@@ -143,8 +144,7 @@ def _prepare(field: Array, size: tuple[int, int], num_frames: int, fps: float, l
     light = camera_path(field[3:5].mean(axis=(2, 3)), at)
     whole = camera_path(field[3:5].mean(axis=(2, 3)), np.ones(1))[0]
     light *= [smoothstep(abs(float(total)), *_LIGHT_CORE) for total in whole]
-    parallax = _limited(field[2].mean(axis=0), end)
-    return _Clip(looks, parallax, light[:, 0], light[:, 1], rows, columns)
+    return _Clip(looks, field[2].mean(axis=0), light[:, 0], light[:, 1], rows, columns)
 
 
 def _inside(size: tuple[int, int], grid_size: int) -> NDArray[np.bool_]:
@@ -154,14 +154,32 @@ def _inside(size: tuple[int, int], grid_size: int) -> NDArray[np.bool_]:
     return down[:, None] & across[None, :]
 
 
-def _limited(parallax: Array, look: Array) -> Array:
-    """Weaken parallax that would stretch the picture by more than _MOST_STRETCH at the end of a path, evenly."""
-    if parallax.shape[0] < 2:
+def _limited(parallax: Array, clip: _Clip) -> Array:
+    """Weaken parallax, evenly, that would stretch the picture by more than _MOST_STRETCH where the path is farthest.
+
+    The even motion has the Jacobian E, parallax adds P; E^-1 (E + P) stretches by 1 - s to 1 + s at most, s being the
+    largest singular value of E^-1 P.
+    """
+    if not len(clip.looks):
         return parallax
-    cell = 2 / (parallax.shape[0] - 1)
-    extra = look * parallax
-    steepest = max(float(np.abs(np.diff(extra, axis=axis)).max()) for axis in (1, 2)) / cell
-    return parallax * min(1.0, _MOST_STRETCH / max(steepest, 1e-6))
+    look = clip.looks[int(np.abs(clip.looks).max(axis=(1, 2, 3)).argmax())]
+    size = len(clip.rows), len(clip.columns)
+    steps = [max(1, n // _STRETCH_POINTS) for n in size]
+    rows, columns = (side[::step] for side, step in zip((clip.rows, clip.columns), steps, strict=True))
+    if min(len(rows), len(columns)) < 2:
+        return parallax
+    spacing = [2 * step / max(size) for step in steps]
+
+    def slopes(vectors: Array) -> NDArray[np.float64]:
+        """Return the derivatives (h, w, 2, 2) of vectors (2, g, g), component by axis."""
+        x, y = (np.stack(np.gradient(rows @ part @ columns.T, *spacing)[::-1], axis=-1) for part in vectors)
+        return np.stack([x, y], axis=-2)
+
+    even = np.eye(2) + slopes(look)
+    relative = np.linalg.solve(even, slopes(look * parallax))
+    return parallax * np.float32(
+        min(1.0, _MOST_STRETCH / max(float(np.linalg.norm(relative, 2, (-2, -1)).max()), 1e-6))
+    )
 
 
 def _shows_depth(clip: _Clip) -> bool:
@@ -175,6 +193,8 @@ class _Mover:
 
     def __init__(self, picture: Picture, clip: _Clip, waves: Waves, layers: Layers | None):
         self._picture, self._clip, self._waves, self._layers = picture, clip, waves, layers
+        sheets = [clip.parallax] if layers is None else [layers.far_parallax, layers.near_parallax]
+        self._parallax = [_limited(parallax, clip) for parallax in sheets]
         height, width = picture.shape[:2]
         self._map_x, self._map_y = (np.empty((height, width), np.float32) for _ in range(2))
         x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
@@ -188,10 +208,10 @@ class _Mover:
         look = self._clip.looks[index]
         waved = self._waves.displacement(index)
         if self._layers is None:
-            frame = self._moved(self._picture, look, self._clip.parallax, index, waved)
+            frame = self._moved(self._picture, look, self._parallax[0], index, waved)
         else:
-            frame = self._moved(self._layers.far, look, self._layers.far_parallax, index, waved)
-            near = self._moved(self._picture, look, self._layers.near_parallax, index, waved)
+            frame = self._moved(self._layers.far, look, self._parallax[0], index, waved)
+            near = self._moved(self._layers.near, look, self._parallax[1], index, waved)
             # The maps are the near layer's now.
             alpha = cv2.remap(
                 self._layers.alpha, self._map_x, self._map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT

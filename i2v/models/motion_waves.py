@@ -21,8 +21,8 @@ from i2v.models.motion_grid import grid_to_pixels, smoothstep
 __all__ = ["Waves"]
 
 Array = NDArray[np.float32]
-_COARSE_PX = 480  # long side of the grid that waves are computed on; the shortest wave has seven points there
-_TOE = (0.04, 0.2)  # amplitudes below the first have no effect, so that calm places stay calm
+_COARSE_PX = 480  # side of a square with as many points as waves are computed on; the shortest has five or more
+_TOE = (0.05, 0.2)  # amplitudes below the first have no effect, so that calm places stay calm
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Waves:
         self._canvas = max(size)
         self._period_s = num_frames / fps if loop else None
         rng = np.random.default_rng(seed)
-        scale = min(1.0, _COARSE_PX / max(size))
+        scale = min(1.0, _COARSE_PX / math.sqrt(size[0] * size[1]))
         coarse = (max(2, round(size[0] * scale)), max(2, round(size[1] * scale)))
         self._levels = self._over_time(amplitudes, num_frames, loop)
         present = [smoothstep(float(channel.max()), *core) for channel in amplitudes]
