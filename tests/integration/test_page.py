@@ -206,6 +206,7 @@ def test_history_survives_a_restart_and_settings_come_back(browser: Browser, pho
     page.fill("#seed input, #seed textarea", "9223372036854775807")
     page.locator("#generate").click()
     expect(page.locator("#result video")).to_be_visible(timeout=SLOW_MS)
+    page.goto("about:blank")  # an open page loads itself again, which would race with the visit below
     app.stop()
     app.start()
     page.goto(app.url)

@@ -31,7 +31,9 @@ def make_spec(folder: Path, photo: Path, **values: Any) -> RunSpec:
     picture = load_picture(photo)
     save_png(picture, folder / "picture.png")
     request = build_request(
-        {"prompt": "pan left", "seed": 3, "width": 96, "height": 64, "num_frames": 5, **values}, picture.size
+        {"prompt": "pan left", "seed": 3, "width": 96, "height": 64, "num_frames": 5, "num_inference_steps": 8}
+        | values,
+        picture.size,
     )
     return RunSpec("0123456789abcdef", 1, request, folder, folder)
 

@@ -319,7 +319,6 @@ def test_what_cannot_be_the_size_of_a_card_is_refused(take: Callable[[float], An
         (card(8, ram_gib=6), VIDEO),
         (card(6, ram_gib=6), {"precision": "fp8"} | LONG),
         (cpu(13), {"precision": "fp32"} | LONG),
-        (card(1), {"model": "motion", "width": 3840, "height": 2160}),
         (cpu(15).limited(1), {"model": "motion", "width": 2160, "height": 3840, "num_frames": 240}),
     ],
     ids=lambda value: "" if isinstance(value, dict) else f"{value.kind} {value.free_bytes / GIB:.1f}",
