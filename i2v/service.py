@@ -129,7 +129,9 @@ class Service:
     def _build(self, values: Mapping[str, Any], image_size: tuple[int, int]) -> GenerationRequest:
         """Build a request in which what the environment fixes stands where nothing was said."""
         fixed = {"chunk_frames": self.settings.chunk_frames, "precision": self.settings.precision}
-        said = {name: value for name, value in values.items() if value not in (None, "auto")}
+        said = {name: value for name, value in values.items() if value is not None}
+        if said.get("precision") == "auto":
+            del said["precision"]
         return build_request({k: v for k, v in fixed.items() if v is not None} | said, image_size)
 
     def forecast(
