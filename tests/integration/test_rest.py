@@ -10,7 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
-from gradio_client import Client
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
 
 from i2v.media.image import MAX_FILE_BYTES
 from tests.integration.test_page import App
@@ -30,7 +31,7 @@ ADDRESSES = {
     "GET /healthz",
     "GET /metrics",
 }
-GRADIO_ENDPOINTS: set[str] = set()
+GRADIO_ENDPOINTS = {"/submit_job", "/job", "/cancel_job", "/job_video"}
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +227,32 @@ def test_the_public_addresses_are_these(web: httpx.Client) -> None:
     assert {"image", "prompt", "seed", "formats"} <= set(form["properties"])
     named = Client(str(web.base_url), verbose=False).view_api(return_format="dict", print_info=False)
     assert set(named["named_endpoints"]) == GRADIO_ENDPOINTS
+
+
+def test_gradio_client_submits_follows_and_fetches(web: httpx.Client, photo: Path) -> None:
+    client = Client(str(web.base_url), verbose=False)
+    job = client.predict(handle_file(photo), "zoom in", SMALL | {"formats": ["gif"]}, api_name="/submit_job")
+    assert job["request"]["formats"] == ["gif"]
+    for _ in range(300):
+        told = client.predict(job["id"], api_name="/job")
+        if told["is_over"]:
+            break
+        time.sleep(0.2)
+    assert told == web.get(job["url"]).json()
+    video = Path(client.predict(job["id"], api_name="/job_video"))
+    assert video.read_bytes() == web.get(told["files"]["mp4"]["url"]).content
+    assert client.predict(job["id"], api_name="/cancel_job") == told
+    with pytest.raises(AppError, match="There is no job 0"):
+        client.predict("0", api_name="/cancel_job")
+    with pytest.raises(AppError, match="is not valid"):
+        client.predict(handle_file(photo), "zoom in", {"num_frames": "many"}, api_name="/submit_job")
+
+
+def test_gradio_client_cannot_name_a_file_of_the_machine(web: httpx.Client, photo: Path) -> None:
+    for image in ({"path": str(photo)}, str(photo), None):
+        answer = web.post("/gradio_api/run/submit_job", json={"data": [image, "zoom in", SMALL]})
+        assert answer.status_code >= 400, image
+    assert web.get("/api/v1/jobs", params={"q": photo.name}).json()["total"] == 1  # the one above, uploaded
 
 
 def test_the_documentation_lists_every_address_and_loads_nothing_from_outside(web: httpx.Client) -> None:
