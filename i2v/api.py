@@ -1,4 +1,4 @@
-"""The web app: health check, security headers, and the page mounted on it. No torch."""
+"""The web app: security headers, the REST face, and the page mounted behind it. No torch."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from i2v import __version__
+from i2v.rest.routes import add_rest
 from i2v.service import Service
 from i2v.ui.page import build_page
 from i2v.ui.theme import CSS_PATH, HEAD, build_theme
@@ -75,10 +76,7 @@ def create_app(service: Service, login: Login | None = None, hosts: list[str] | 
 
     app = FastAPI(title="i2v", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
 
-    @app.get("/healthz")
-    def health() -> dict[str, str]:
-        return {"status": "ok", "version": __version__}
-
+    add_rest(app, service, login)
     app.add_middleware(CORSMiddleware, allow_origins=[])  # with one of our own, Gradio does not reflect origins
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts or ["localhost", "127.0.0.1", "[::1]"])
     app.add_middleware(_Guard)

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -67,23 +66,10 @@ def _forecast(args: argparse.Namespace, settings: Settings) -> int:
     if ladder is None:
         raise GenerationError("the memory of this model could not be traced", "The log has the details.")
     if args.json:
-        print(json.dumps(_as_json(ladder), ensure_ascii=False, indent=2))
+        print(json.dumps(ladder.to_dict(), ensure_ascii=False, indent=2))
     else:
         _print_table(ladder)
     return 0
-
-
-def _as_json(ladder: Ladder) -> dict[str, Any]:
-    request, machine = ladder.request, ladder.machine
-    asked = request.model_dump(
-        include={"model", "width", "height", "num_frames", "num_inference_steps", "guidance_scale", "precision"}
-    )
-    return asked | {
-        "machine": asdict(machine) | {"margin_bytes": machine.margin_bytes},
-        "notes": ladder.notes,
-        "rungs": [rung.to_dict() for rung in ladder.rungs],
-        "suggestions": [asdict(suggestion) for suggestion in ladder.suggestions()] if not ladder.chosen else [],
-    }
 
 
 def _print_table(ladder: Ladder) -> None:

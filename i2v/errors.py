@@ -4,7 +4,8 @@
     ├── InputError              the request cannot be met as it stands          exit status 2
     │   ├── ImageError          the start picture cannot be used
     │   ├── ModelFilesError     weights missing, cut short, pickled, not downloaded
-    │   └── StorageError        the output folder or the disk refuses
+    │   ├── StorageError        the output folder or the disk refuses
+    │   └── UnknownJobError     there is no such job
     ├── GenerationError         the run itself failed                           exit status 1
     │   ├── OutOfMemoryError    the card or the machine has too little memory
     │   ├── NotFiniteError      the latents hold NaN or infinity
@@ -29,6 +30,7 @@ __all__ = [
     "NotFiniteError",
     "OutOfMemoryError",
     "StorageError",
+    "UnknownJobError",
     "WorkerDiedError",
 ]
 
@@ -83,6 +85,10 @@ class StorageError(InputError):
     """The output folder or the disk cannot take the result."""
 
 
+class UnknownJobError(InputError):
+    """There is no job of that id."""
+
+
 class GenerationError(I2VError):
     """The run failed."""
 
@@ -113,6 +119,7 @@ _BY_NAME = {
         ImageError,
         ModelFilesError,
         StorageError,
+        UnknownJobError,
         GenerationError,
         OutOfMemoryError,
         NotFiniteError,

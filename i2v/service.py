@@ -10,13 +10,13 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from i2v import devices
-from i2v.errors import I2VError, InputError, ModelFilesError, StorageError
+from i2v.errors import I2VError, InputError, ModelFilesError, StorageError, UnknownJobError
 from i2v.jobs.model import TERMINAL, Job, JobState
 from i2v.jobs.store import JobStore
 from i2v.media.image import load_picture, picture_sha256, save_png
@@ -31,7 +31,7 @@ from i2v.worker.dispatcher import Dispatcher, LiveJob
 from i2v.worker.executor import LocalExecutor
 from i2v.worker.forecaster import Forecaster
 
-__all__ = ["ModelState", "Service", "Snapshot"]
+__all__ = ["Counts", "ModelState", "Service", "Snapshot"]
 
 _log = logging.getLogger(__name__)
 _SPARE_DISK_BYTES = 200 * 1024 * 1024
@@ -82,6 +82,19 @@ class ModelState:
     disk_bytes: int
 
 
+@dataclass(frozen=True)
+class Counts:
+    """How many jobs there are by state; since this app started, runs that ended, stages of runs and worker processes.
+
+    `ended_runs` by state; `stages` by name: how many runs went through it, and their seconds together.
+    """
+
+    jobs: Mapping[JobState, int]
+    ended_runs: Mapping[JobState, int]
+    stages: Mapping[str, tuple[int, float]]
+    worker_starts: int
+
+
 class Service:
     """The app behind the faces. One per process; several processes may share a home folder."""
 
@@ -89,7 +102,7 @@ class Service:
         settings.make_folders()
         self.settings, self.runner = settings, runner
         self._store = JobStore(settings.database)
-        executor = LocalExecutor(settings.log_level)
+        self._executor = executor = LocalExecutor(settings.log_level)
         self._dispatcher = Dispatcher(self._store, executor, settings, runner)
         self._forecaster = Forecaster(self._store, settings.home, lambda: executor.pid)
 
@@ -129,7 +142,9 @@ class Service:
     def _build(self, values: Mapping[str, Any], image_size: tuple[int, int]) -> GenerationRequest:
         """Build a request in which what the environment fixes stands where nothing was said."""
         fixed = {"chunk_frames": self.settings.chunk_frames, "precision": self.settings.precision}
-        said = {name: value for name, value in values.items() if value not in (None, "auto")}
+        said = {name: value for name, value in values.items() if value is not None}
+        if said.get("precision") == "auto":
+            del said["precision"]
         return build_request({k: v for k, v in fixed.items() if v is not None} | said, image_size)
 
     def forecast(
@@ -228,7 +243,7 @@ class Service:
         while True:
             snapshot = self.snapshot(job_id)
             if snapshot is None:
-                raise InputError(f"there is no job {job_id}")
+                raise UnknownJobError(f"there is no job {job_id}")
             seen(snapshot)
             if snapshot.is_over:
                 return snapshot
@@ -239,19 +254,40 @@ class Service:
     def snapshot(self, job_id: str) -> Snapshot | None:
         """Return one job as it stands now, or None."""
         job = self._store.get(job_id)
-        if job is None:
-            return None
-        position = self._store.queue_position(job_id) if job.state == JobState.QUEUED else None
-        return Snapshot(job, self._dispatcher.live(job_id), position, self.settings.job_folder(job_id))
+        return self._snapshot(job) if job else None
+
+    def _snapshot(self, job: Job) -> Snapshot:
+        position = self._store.queue_position(job.id) if job.state == JobState.QUEUED else None
+        return Snapshot(job, self._dispatcher.live(job.id), position, self.settings.job_folder(job.id))
 
     def active_jobs(self) -> list[Job]:
         """Return queued and running jobs of every process, oldest first."""
         return self._store.active()
 
-    def history(self, limit: int = 20) -> list[Snapshot]:
-        """Return jobs, newest first."""
-        jobs = self._store.list(limit=limit)
-        return [Snapshot(job, self._dispatcher.live(job.id), None, self.settings.job_folder(job.id)) for job in jobs]
+    def history(
+        self, limit: int = 20, offset: int = 0, search: str = "", states: Collection[JobState] | None = None
+    ) -> list[Snapshot]:
+        """Return a page of jobs, newest first; each word of `search` is in the prompt or the picture's name."""
+        return [self._snapshot(job) for job in self._store.list(limit, offset, search, states=states)]
+
+    def count_jobs(self, search: str = "", states: Collection[JobState] | None = None) -> int:
+        """Return how many jobs `history` would give without a limit."""
+        return self._store.count(search, states=states)
+
+    def counts(self) -> Counts:
+        """Return what is counted for those who watch over i2v."""
+        totals = self._dispatcher.totals
+        return Counts(self._store.count_by_state(), totals.ended(), totals.stages(), self._executor.starts)
+
+    def health(self) -> dict[str, bool]:
+        """Say of each part that must live whether it does: the store answers, the dispatcher takes jobs."""
+        try:
+            self._store.get("")
+            store_answers = True
+        except StorageError as error:
+            _log.warning("the job store does not answer: %s", error)
+            store_answers = False
+        return {"store": store_answers, "dispatcher": self._dispatcher.is_alive}
 
     def models(self) -> list[ModelState]:
         """Return every model with what is on disk of it."""

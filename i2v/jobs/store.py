@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 
 from i2v.devices import process_started
-from i2v.errors import Cancelled, InputError, WorkerDiedError
+from i2v.errors import Cancelled, InputError, UnknownJobError, WorkerDiedError
 from i2v.jobs.database import open_engine, reading, writing
 from i2v.jobs.migrate import upgrade
 from i2v.jobs.model import ACTIVE, HELD, TERMINAL, Job, JobState, states_before
@@ -102,7 +102,7 @@ class JobStore:
     def request_cancel(self, job_id: str) -> Job:
         """Cancel a queued job at once, ask a running one to stop, leave one that is over.
 
-        Raises InputError for an unknown job.
+        Raises UnknownJobError.
         """
         with writing(self._engine) as connection:
             job = _known(connection, job_id)
@@ -183,6 +183,13 @@ class JobStore:
         with reading(self._engine) as connection:
             return int(connection.scalar(found) or 0)
 
+    def count_by_state(self) -> dict[JobState, int]:
+        """Return how many jobs there are in each state."""
+        counted = select(JOBS.c.state, func.count()).group_by(JOBS.c.state)
+        with reading(self._engine) as connection:
+            found = {JobState(state): int(number) for state, number in connection.execute(counted)}
+        return dict.fromkeys(JobState, 0) | found
+
     def active(self, runner: str | None = None) -> Jobs:
         """Return queued, running and cancelling jobs in the order they run, of one runner or of all."""
         found = select(*_COLUMNS).where(JOBS.c.state.in_(ACTIVE)).order_by(JOBS.c.queue_number)
@@ -210,7 +217,7 @@ def _job(row: Row[Any]) -> Job:
 def _known(connection: Connection, job_id: str) -> Job:
     row = connection.execute(select(*_COLUMNS).where(JOBS.c.id == job_id)).one_or_none()
     if row is None:
-        raise InputError(f"there is no job {job_id}", "It may have been deleted.")
+        raise UnknownJobError(f"there is no job {job_id}", "It may have been deleted.")
     return _job(row)
 
 

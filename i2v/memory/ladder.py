@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from i2v.memory.abilities import APPROXIMATE, EXACT, precisions_of, refuse_unless_possible
@@ -220,6 +220,18 @@ class Ladder:
             ram = machine.ram_free_bytes / GIB
             return f"{plan.words()}: needs {foreseen.peak_ram_bytes / GIB:.1f} GiB of RAM but {ram:.1f} are free."
         return f"{plan.words()}: would take {need:.1f} GiB, but {free}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was asked for, the machine, every rung, and what would fit where nothing does."""
+        asked = self.request.model_dump(
+            include={"model", "width", "height", "num_frames", "num_inference_steps", "guidance_scale", "precision"}
+        )
+        return asked | {
+            "machine": asdict(self.machine) | {"margin_bytes": self.machine.margin_bytes},
+            "notes": self.notes,
+            "rungs": [rung.to_dict() for rung in self.rungs],
+            "suggestions": [asdict(suggestion) for suggestion in self.suggestions()] if not self.chosen else [],
+        }
 
     # When nothing fits
 

@@ -9,6 +9,7 @@ import gradio as gr
 
 from i2v.service import Service
 from i2v.ui.card_presets import build_card_presets
+from i2v.ui.client_api import add_client_api
 from i2v.ui.drawn import build_drawn
 from i2v.ui.example_gallery import GALLERY_FOLDER, shown_examples
 from i2v.ui.forecast_box import MOST_SUGGESTIONS, WORKING
@@ -39,6 +40,7 @@ def build_page(service: Service) -> gr.Blocks:
                 made |= _results()
         parts = _with_history(made)
         _wire(page, form, Handlers(service, form, parts), parts)
+        add_client_api(service)
     return page
 
 

@@ -23,6 +23,7 @@ from i2v.settings import Settings
 from i2v.worker.executor import Executor
 from i2v.worker.past_runs import past_experience
 from i2v.worker.protocol import Event
+from i2v.worker.totals import RunTotals
 
 __all__ = ["Dispatcher", "LiveJob"]
 
@@ -60,11 +61,17 @@ class Dispatcher:
         self._pid, self._pid_started = os.getpid(), devices.process_started()
         self._stop, self._wake = threading.Event(), threading.Event()
         self._live: LiveJob | None = None
+        self.totals = RunTotals()
         self._warm_up_asked = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="dispatcher", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether jobs are taken."""
+        return self._thread.is_alive() and not self._stop.is_set()
 
     def warm_up(self) -> None:
         """Have the worker get ready before there is a job."""
@@ -148,6 +155,8 @@ class Dispatcher:
         for pause_s in (1.0, 5.0, 30.0, 0.0):  # a locked or full disk may recover; the result must not be lost
             try:
                 taken = self._store.finish(job.id, job.attempt, state, result, error)
+                if taken:
+                    self.totals.add(state, result)
                 _log.log(
                     logging.INFO if taken else logging.WARNING,
                     "job %s attempt %d: %s%s",

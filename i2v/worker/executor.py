@@ -47,6 +47,7 @@ class LocalExecutor:
         self._running: tuple[str, int] | None = None
         self._heard_s = 0.0
         self._heartbeat_limit_s = heartbeat_limit_s
+        self.starts = 0  # worker processes so far
 
     @property
     def pid(self) -> int | None:
@@ -130,6 +131,7 @@ class LocalExecutor:
             start_new_session=True,  # Ctrl+C in the terminal is for the app, which then asks the worker
         )
         assert self._process.stdin
+        self.starts += 1
         self._writer = MessageWriter(self._process.stdin)  # type: ignore[arg-type]
         self._heard_s = time.monotonic()
         self._listener = threading.Thread(target=self._listen, args=(self._process,), name="worker-events", daemon=True)

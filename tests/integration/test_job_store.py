@@ -226,6 +226,8 @@ def test_search_finds_every_word_whatever_its_case_and_pages_do_not_overlap(stor
     assert [job.id for job in store.list(favourites=True)] == [other.id]
     assert store.count(states=[JobState.DONE]) == store.count(states=[]) == 0
     assert store.count(states=[JobState.QUEUED], favourites=True) == 1
+    run(store)
+    assert store.count_by_state() == dict.fromkeys(JobState, 0) | {JobState.QUEUED: 26, JobState.RUNNING: 1}
 
 
 def test_only_jobs_that_are_over_can_be_deleted(store: JobStore) -> None:

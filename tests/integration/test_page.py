@@ -281,8 +281,9 @@ def test_share_asks_for_a_login_and_goes_on_without_internet(browser: Browser, t
     app = App(tmp_path / "home", "--share")
     app.environment["GRADIO_SHARE_SERVER_ADDRESS"] = "127.0.0.1:9"  # never a real tunnel
     app.start()
-    with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(f"{app.url}/config", timeout=5)  # noqa: S310
+    for guarded in ("config", "api/v1/jobs", "metrics"):
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"{app.url}/{guarded}", timeout=5)  # noqa: S310
     time.sleep(2)
     assert urllib.request.urlopen(f"{app.url}/healthz", timeout=5).status == 200  # noqa: S310
     printed = app.stop()

@@ -17,7 +17,7 @@ ROWS = [
     {"models", "memory", "engine", "builtin"},
     {"worker"},
     {"service"},
-    {"ui", "api", "cli", "cli_forecast", "cli_machine", "launch", "startup", "__main__"},
+    {"ui", "rest", "api", "cli", "cli_forecast", "cli_machine", "launch", "startup", "__main__"},
 ]
 
 
@@ -50,7 +50,9 @@ def test_imports_point_to_the_same_row_or_above(path: Path) -> None:
     assert not wrong, f"{path} imports {wrong} from below"
 
 
-@pytest.mark.parametrize("module", ["i2v.service", "i2v.ui.page", "i2v.cli", "i2v.api", "i2v.launch", "i2v.startup"])
+@pytest.mark.parametrize(
+    "module", ["i2v.service", "i2v.ui.page", "i2v.cli", "i2v.rest.routes", "i2v.api", "i2v.launch", "i2v.startup"]
+)
 def test_the_web_process_never_imports_torch(module: str) -> None:
     code = f"import {module}, sys; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -74,8 +76,8 @@ sys.exit("torch" in sys.modules)
     assert finished.returncode == 0, finished.stderr[-500:]
 
 
-@pytest.mark.parametrize("folder", ["media", "jobs"])
-def test_lower_rooms_know_neither_torch_nor_gradio(folder: str) -> None:
+@pytest.mark.parametrize("folder", ["media", "jobs", "rest"])
+def test_these_rooms_know_neither_torch_nor_gradio(folder: str) -> None:
     for path in (PACKAGE / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []

@@ -1,0 +1,1 @@
+"""The REST face: jobs, forecasts, models, health and metrics for other programs."""
