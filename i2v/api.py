@@ -17,8 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from i2v import __version__
 from i2v.rest.routes import add_rest
 from i2v.service import Service
+from i2v.ui.language import gradio_words
 from i2v.ui.page import build_page
-from i2v.ui.theme import CSS_PATH, HEAD, build_theme
+from i2v.ui.theme import CSS_PATH, build_head, build_theme
 
 __all__ = ["Login", "create_app"]
 
@@ -94,7 +95,8 @@ def create_app(service: Service, login: Login | None = None, hosts: list[str] | 
         auth_message="This i2v asks for a login.",
         theme=build_theme(),
         css_paths=[CSS_PATH],
-        head=HEAD,
+        head=build_head(),
+        i18n=gradio_words(),
         footer_links=[],
         run_history=False,
         show_error=False,

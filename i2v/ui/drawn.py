@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,18 @@ __all__ = ["build_drawn"]
 _STATIC = Path(__file__).parent / "static"
 
 
-def build_drawn(name: str, value: Any, elem_id: str) -> gr.HTML:
-    """Return the part's place on the page; its nodes stay when the value changes, so nothing flickers."""
+def build_drawn(name: str, value: Any, elem_id: str, calls: Sequence[Callable[..., Any]] = ()) -> gr.HTML:
+    """Return the part's place on the page; its nodes stay when the value changes, so nothing flickers.
+
+    Its script may call the functions in `calls` as server.NAME(data): each takes what the browser sends, which is
+    checked like any input from outside, and the gr.Request. Gradio asks for the login before.
+    """
     return gr.HTML(
         value=value,
         html_template=(_STATIC / f"{name}.html").read_text(encoding="utf-8"),
         css_template=(_STATIC / f"{name}.css").read_text(encoding="utf-8"),
         js_on_load=(_STATIC / f"{name}.js").read_text(encoding="utf-8"),
+        server_functions=list(calls) or None,
         apply_default_css=False,
         elem_id=elem_id,
     )

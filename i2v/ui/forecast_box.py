@@ -15,6 +15,7 @@ from i2v.memory.ladder import Ladder, Rung, Suggestion
 from i2v.memory.plan import GIB
 from i2v.service import Service
 from i2v.ui.form_values import forecast_values
+from i2v.ui.language import Language
 
 __all__ = ["MOST_SUGGESTIONS", "WORKING", "forecast_box", "look_ahead", "time_words"]
 
@@ -24,7 +25,7 @@ _VERDICTS = {"fits": "Fits", "tight": "Fits, but tight", "too_big": "Will not fi
 WORKING = {"state": "working", "message": "Working out the memory of this model…"}
 
 
-def look_ahead(service: Service, fields: Mapping[str, Any]) -> dict[str, Any]:
+def look_ahead(service: Service, fields: Mapping[str, Any], language: Language) -> dict[str, Any]:
     """Return the box for the form's values: the forecast, that it is being worked out, or what is wrong with them."""
     assumed = fields["match_picture"] and not fields["image"]
     try:

@@ -14,10 +14,11 @@ from i2v.memory.abilities import APPROXIMATE
 from i2v.presets import ModelPreset, load_presets, preset_named
 from i2v.service import Service
 from i2v.ui.example_gallery import Example, Gallery
+from i2v.ui.language import ENGLISH, Language, label
 
 __all__ = ["Form", "model_choices"]
 
-_FORMAT_CHOICES = [("GIF", "gif"), ("WebP", "webp"), ("PNG frames (zip)", "png")]
+_FORMAT_CHOICES = [("GIF", "gif"), ("WebP", "webp"), (label("PNG frames (zip)"), "png")]
 
 
 class Form:
@@ -44,9 +45,9 @@ class Form:
         """What choosing a model or an example, or reusing a request, may change."""
         return [*self.components, *self._prompts.values()]
 
-    def picture_and_prompt(self) -> None:
+    def picture(self) -> None:
         self.fields["image"] = gr.Image(
-            label="Start image",
+            label=label("Start image"),
             type="filepath",
             sources=["upload", "clipboard"],
             height=260,
@@ -54,8 +55,10 @@ class Form:
         )
         # Gradio would decode the picture and save it again, without transparency: the file itself is wanted.
         self.fields["image"].preprocess = _uploaded_file
+
+    def prompt(self) -> None:
         self.fields["prompt"] = gr.Textbox(
-            label="Prompt", lines=2, max_lines=6, placeholder="the camera pans left", elem_id="prompt"
+            label=label("Prompt"), lines=2, max_lines=6, placeholder="the camera pans left", elem_id="prompt"
         )
 
     def prompts_to_try(self) -> None:
@@ -64,7 +67,7 @@ class Form:
                 shown = gr.Examples(
                     [[text] for text in preset.example_prompts],
                     inputs=[self.fields["prompt"]],
-                    label="Prompts to try",
+                    label=label("Prompts to try"),
                     elem_id=f"prompts-{preset.name}",
                     visible=preset is self._preset,
                 )
@@ -74,15 +77,15 @@ class Form:
         self.fields["model"] = gr.Dropdown(
             model_choices(self._service),
             value=self._preset.name,
-            label="Model",
-            info=self._preset.summary,
+            label=label("Model"),
+            info=label(self._preset.summary),
             elem_id="model",
             filterable=False,
         )
 
     def size_and_length(self) -> None:
         preset = self._preset
-        self.fields["match_picture"] = gr.Checkbox(True, label="Size matches my picture", elem_id="match")
+        self.fields["match_picture"] = gr.Checkbox(True, label=label("Size matches my picture"), elem_id="match")
         with gr.Row():
             self.fields["short_side_px"] = gr.Slider(
                 256,
@@ -90,14 +93,14 @@ class Form:
                 preset.defaults.short_side_px,
                 step=8,
                 buttons=[],
-                label="Short side (px)",
+                label=label("Short side (px)"),
                 elem_id="short-side",
             )
             self.fields["width"] = gr.Number(
-                768, label="Width (px)", precision=0, visible=False, elem_id="width", min_width=120
+                768, label=label("Width (px)"), precision=0, visible=False, elem_id="width", min_width=120
             )
             self.fields["height"] = gr.Number(
-                512, label="Height (px)", precision=0, visible=False, elem_id="height", min_width=120
+                512, label=label("Height (px)"), precision=0, visible=False, elem_id="height", min_width=120
             )
         with gr.Row():
             self.fields["num_frames"] = gr.Slider(
@@ -106,7 +109,7 @@ class Form:
                 preset.defaults.num_frames,
                 step=1,
                 buttons=[],
-                label="Frames",
+                label=label("Frames"),
                 elem_id="frames",
                 min_width=200,
             )
@@ -116,21 +119,21 @@ class Form:
                 preset.defaults.fps,
                 step=1,
                 buttons=[],
-                label="FPS",
+                label=label("FPS"),
                 elem_id="fps",
                 min_width=200,
             )
         self.fields["loop"] = gr.Checkbox(
-            False, label="Loop: the end flows into the beginning", visible=preset.can_loop, elem_id="loop"
+            False, label=label("Loop: the end flows into the beginning"), visible=preset.can_loop, elem_id="loop"
         )
 
     def more(self) -> None:
         preset = self._preset
-        with gr.Accordion("More settings", open=False, elem_id="more"):
+        with gr.Accordion(label("More settings"), open=False, elem_id="more"):
             self.fields["negative_prompt"] = gr.Textbox(
                 preset.defaults.negative_prompt,
-                label="Negative prompt",
-                info="What should not happen. Used when guidance is above 1.",
+                label=label("Negative prompt"),
+                info=label("What should not happen. Used when guidance is above 1."),
                 lines=1,
                 elem_id="negative",
             )
@@ -141,7 +144,7 @@ class Form:
                     preset.defaults.num_inference_steps,
                     step=1,
                     buttons=[],
-                    label="Steps",
+                    label=label("Steps"),
                     elem_id="steps",
                     min_width=200,
                 )
@@ -151,59 +154,70 @@ class Form:
                     preset.defaults.guidance_scale,
                     step=0.1,
                     buttons=[],
-                    label="Guidance",
+                    label=label("Guidance"),
                     elem_id="guidance",
                     min_width=200,
                 )
             with gr.Row():
-                self.fields["seed"] = gr.Textbox(label="Seed", placeholder="random", elem_id="seed", min_width=160)
+                self.fields["seed"] = gr.Textbox(
+                    label=label("Seed"), placeholder=label("random"), elem_id="seed", min_width=160
+                )
                 dice = gr.Button("🎲", elem_id="dice", min_width=44)
                 dice.click(None, None, self.fields["seed"], js="() => String(Math.floor(Math.random() * 2 ** 32))")
-            self.fields["formats"] = gr.CheckboxGroup(_FORMAT_CHOICES, label="Save as well as MP4", elem_id="formats")
+            self.fields["formats"] = gr.CheckboxGroup(
+                _FORMAT_CHOICES, label=label("Save as well as MP4"), elem_id="formats"
+            )
 
     def advanced(self) -> None:
         chunk = self._service.settings.chunk_frames
-        with gr.Accordion("Advanced: memory and precision", open=False, elem_id="advanced"):
+        with gr.Accordion(label("Advanced: memory and precision"), open=False, elem_id="advanced"):
             with gr.Row():
                 # Not gr.Number: an empty one becomes 0.
                 self.fields["chunk_frames"] = gr.Textbox(
-                    label="Frames per chunk",
-                    info="Worked on at a time; the video is the same.",
-                    placeholder=f"{chunk}, set by CHUNK_SIZE" if chunk else "as large as fits",
+                    label=label("Frames per chunk"),
+                    info=label("Worked on at a time; the video is the same."),
+                    placeholder=f"{chunk}, set by CHUNK_SIZE" if chunk else label("as large as fits"),
                     max_lines=1,
                     elem_id="chunk",
                 )
                 self.fields["vram_gib"] = gr.Textbox(
-                    label="Use at most (GiB)",
-                    info="Of the card's memory; of RAM without a card.",
-                    placeholder="all that is free",
+                    label=label("Use at most (GiB)"),
+                    info=label("Of the card's memory; of RAM without a card."),
+                    placeholder=label("all that is free"),
                     max_lines=1,
                     elem_id="vram",
                 )
             self.fields["precision"] = gr.Dropdown(
                 self.precision_choices(self._preset),
                 value="auto",
-                label="Precision",
-                info="An approximate one takes less memory and changes the video a little.",
+                label=label("Precision"),
+                info=label("An approximate one takes less memory and changes the video a little."),
                 filterable=False,
                 elem_id="precision",
             )
 
-    def precision_choices(self, preset: ModelPreset) -> list[tuple[str, str]]:
+    def precision_choices(self, preset: ModelPreset, language: Language = ENGLISH) -> list[tuple[str, str]]:
         """Return (label, name) of what a model's denoiser can be stored in, and of i2v's own choice."""
-        fixed = self._service.settings.precision
-        automatic = f"{fixed}, set by USE_{fixed.upper()}" if fixed else "Automatic"
-        named = [(name + (" (approximate)" if name in APPROXIMATE else ""), name) for name in preset.precisions]
+        fixed, say = self._service.settings.precision, language.say
+        automatic = (
+            say("{precision}, set by {variable}", precision=fixed, variable=f"USE_{fixed.upper()}")
+            if fixed
+            else say("Automatic")
+        )
+        named = [
+            (say("{precision} (approximate)", precision=name) if name in APPROXIMATE else name, name)
+            for name in preset.precisions
+        ]
         return [(automatic, "auto"), *named]
 
-    def model_updates(self, model: str) -> dict[Component, Any]:
+    def model_updates(self, model: str, language: Language) -> dict[Component, Any]:
         """Return the fields as they should be after another model was chosen: its limits and defaults."""
         preset = preset_named(model)
         d, f = preset.defaults, self.fields
         frames_most = min(preset.num_frames.high, max(120, d.num_frames))
         return {
             **{prompts: gr.Dataset(visible=name == model) for name, prompts in self._prompts.items()},
-            f["model"]: gr.Dropdown(info=preset.summary),
+            f["model"]: gr.Dropdown(info=language.say(preset.summary)),
             f["loop"]: gr.Checkbox(False, visible=preset.can_loop),
             f["short_side_px"]: gr.Slider(value=d.short_side_px, step=preset.size_multiple),
             f["num_frames"]: gr.Slider(value=d.num_frames, minimum=preset.num_frames.low, maximum=frames_most),
@@ -214,16 +228,18 @@ class Form:
                 value=d.guidance_scale, minimum=preset.guidance_scale.low, maximum=preset.guidance_scale.high
             ),
             f["chunk_frames"]: "",
-            f["precision"]: gr.Dropdown(self.precision_choices(preset), value="auto"),
+            f["precision"]: gr.Dropdown(self.precision_choices(preset, language), value="auto"),
         }
 
-    def reuse_updates(self, request: Mapping[str, Any], picture: Path | None) -> dict[Component, Any]:
+    def reuse_updates(
+        self, request: Mapping[str, Any], picture: Path | None, language: Language
+    ) -> dict[Component, Any]:
         """Return the fields filled from a finished request."""
         f = self.fields
-        updates = self.model_updates(request["model"])
+        updates = self.model_updates(request["model"], language)
         updates |= {f[name]: request[name] for name in ("prompt", "negative_prompt")}
         preset = preset_named(request["model"])
-        updates[f["model"]] = gr.Dropdown(model_choices(self._service), value=preset.name, info=preset.summary)
+        updates[f["model"]] = gr.Dropdown(value=preset.name, info=language.say(preset.summary))
         updates[f["loop"]] = gr.Checkbox(request.get("loop", False), visible=preset.can_loop)
         for name in ("num_frames", "fps", "num_inference_steps", "guidance_scale"):
             bounds = getattr(preset, name)
@@ -233,7 +249,9 @@ class Form:
             f["formats"]: list(request.get("formats", [])),
             f["chunk_frames"]: _number_words(request.get("chunk_frames")),
             f["vram_gib"]: _number_words(request.get("vram_gib")),
-            f["precision"]: gr.Dropdown(self.precision_choices(preset), value=request.get("precision", "auto")),
+            f["precision"]: gr.Dropdown(
+                self.precision_choices(preset, language), value=request.get("precision", "auto")
+            ),
             f["match_picture"]: False,
             f["short_side_px"]: gr.Slider(visible=False),
             f["width"]: gr.Number(request["width"], visible=True),

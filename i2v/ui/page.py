@@ -10,38 +10,59 @@ import gradio as gr
 from i2v.service import Service
 from i2v.ui.card_presets import build_card_presets
 from i2v.ui.client_api import add_client_api
+from i2v.ui.compare import build_compare
 from i2v.ui.drawn import build_drawn
 from i2v.ui.example_gallery import GALLERY_FOLDER, shown_examples
 from i2v.ui.forecast_box import MOST_SUGGESTIONS, WORKING
 from i2v.ui.form import Form
+from i2v.ui.form_handlers import FormHandlers
 from i2v.ui.handlers import Handlers
+from i2v.ui.history import build_history
+from i2v.ui.language import ENGLISH, label
 from i2v.ui.panel import idle_panel
 from i2v.ui.parts import Parts
+from i2v.ui.result import NOTHING_YET
+from i2v.ui.system import build_system
 
 __all__ = ["build_page"]
 
 _NOT_FORESEEN = ("prompt", "negative_prompt", "seed", "loop", "formats")  # they do not change what a run takes
-_TITLE = "# i2v\nOne picture and a sentence become a video, on the machine you own."
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
 
 
 def build_page(service: Service) -> gr.Blocks:
     """Lay out the page on a service."""
     page: gr.Blocks
     with gr.Blocks(title="i2v", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
-        gr.Markdown(_TITLE, elem_id="masthead")
+        with gr.Row(elem_id="masthead"):
+            gr.Markdown("# i2v", elem_id="title")
+            gr.Markdown(label("One picture and a sentence become a video, on the machine you own."), elem_id="tagline")
         form = Form(service)
-        with gr.Row(elem_id="main"):
-            with gr.Column(elem_id="ask"):
-                form.picture_and_prompt()
-                made = {"prompt_note": build_drawn("note", {"about": "", "say": ""}, elem_id="prompt-note")}
-                form.prompts_to_try()
-                made |= _settings(form) | _action()
-            with gr.Column(elem_id="answer"):
-                made |= _results()
-        parts = _with_history(made)
-        _wire(page, form, Handlers(service, form, parts), parts)
+        with gr.Tabs(elem_id="tabs", selected="create") as tabs:
+            with gr.Tab(label("Create"), id="create"):
+                made = _create(form)
+            with gr.Tab(label("History"), id="history"):
+                made |= {"history": build_history(service), "compare": build_compare(service)}
+            with gr.Tab(label("System"), id="system"):
+                made["system"] = build_system(service)
+        parts = _with_memory(made | {"tabs": tabs})
+        _wire_jobs(page, form, Handlers(service, form, parts), parts)
+        _wire_form(page, form, FormHandlers(service, form, parts), parts)
         add_client_api(service)
     return page
+
+
+def _create(form: Form) -> dict[str, Any]:
+    with gr.Row(elem_id="main"):
+        with gr.Column(elem_id="ask"):
+            form.picture()
+            framing = build_drawn("framing", {}, elem_id="framing")
+            form.prompt()
+            note = build_drawn("note", {"about": "", "say": ""}, elem_id="prompt-note")
+            form.prompts_to_try()
+            made = {"framing": framing, "prompt_note": note} | _settings(form) | _action()
+        with gr.Column(elem_id="answer"):
+            return made | _answer()
 
 
 def _settings(form: Form) -> dict[str, Any]:
@@ -64,98 +85,69 @@ def _action() -> dict[str, Any]:
                 for number in range(MOST_SUGGESTIONS)
             )
         with gr.Row(elem_id="go"):
-            generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=3)
-            cancel = gr.Button("Cancel", elem_id="cancel", interactive=False, scale=1, min_width=100)
-    return {"forecast": forecast, "suggestions": suggestions, "generate": generate, "cancel": cancel}
+            generate = gr.Button(label("Generate"), variant="primary", elem_id="generate", scale=3)
+            stop = gr.Button(label("Stop and keep"), elem_id="stop", visible=False, scale=1, min_width=100)
+            cancel = gr.Button(label("Cancel"), elem_id="cancel", interactive=False, scale=1, min_width=100)
+    return {"forecast": forecast, "suggestions": suggestions, "generate": generate, "stop": stop, "cancel": cancel}
 
 
-def _results() -> dict[str, Any]:
-    panel = build_drawn("panel", idle_panel(), elem_id="panel")
-    result = gr.Video(
-        label="Result",
-        autoplay=True,
-        loop=True,
-        interactive=False,
-        visible=False,
-        elem_id="result",
-        height=420,
-    )
-    details = gr.Markdown(visible=False, elem_id="details")
-    with gr.Row(elem_id="again"):
-        reuse = gr.Button("Reuse settings", visible=False, elem_id="reuse")
-        retry = gr.Button("Try again", visible=False, elem_id="retry")
-    files = gr.File(label="Download", visible=False, elem_id="files", file_count="multiple", interactive=False)
+def _answer() -> dict[str, Any]:
+    panel = build_drawn("panel", idle_panel(ENGLISH), elem_id="panel")
+    result = build_drawn("result", NOTHING_YET, elem_id="result")
     gr.set_static_paths([GALLERY_FOLDER])  # served in place: copies in Gradio's cache are deleted after a day
     gallery = build_drawn("gallery", shown_examples(), elem_id="gallery")
-    return {
-        "gallery": gallery,
-        "panel": panel,
-        "result": result,
-        "details": details,
-        "reuse": reuse,
-        "retry": retry,
-        "files": files,
-    }
+    return {"gallery": gallery, "panel": panel, "result": result}
 
 
-def _with_history(made: dict[str, Any]) -> Parts:
-    title = gr.Markdown("## History", elem_id="history-title", visible=False)
-    history = gr.Gallery(
-        label="History",
-        columns=6,
-        height="auto",
-        object_fit="cover",
-        allow_preview=False,
-        show_label=False,
-        visible=False,
-        elem_id="history",
-        interactive=False,
-    )
+def _with_memory(made: dict[str, Any]) -> Parts:
+    """Add what a tab remembers and what wakes it up."""
     return Parts(
         job=gr.BrowserState("", storage_key="i2v_job", secret="i2v"),  # a job id is no secret of its browser
         seen=gr.State({}),
         timer=gr.Timer(2.0),
         foreseen=gr.State({}),
         forecast_timer=gr.Timer(3.0),  # other programs take memory and give it back
-        history=history,
-        history_title=title,
-        history_ids=gr.State([]),
         **made,
     )
 
 
-def _wire(page: gr.Blocks, form: Form, handlers: Handlers, parts: Parts) -> None:
-    quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+def _wire_jobs(page: gr.Blocks, form: Form, handlers: Handlers, parts: Parts) -> None:
     fields, shown = form.components, parts.shown
 
     def then_tick(event: gr.events.Dependency) -> None:
-        event.then(handlers.tick, [parts.job, parts.seen], shown, **quiet)
+        event.then(handlers.tick, [parts.job, parts.seen], shown, **_QUIET)
 
     then_tick(
         parts.generate.click(handlers.start, fields, parts.job, validator=handlers.validate, api_visibility="private")
     )
-    then_tick(parts.cancel.click(handlers.cancel, parts.job, None, **quiet))
-    then_tick(parts.retry.click(handlers.retry, parts.job, None, **quiet))
-    then_tick(parts.history.select(handlers.open_past, parts.history_ids, parts.job, **quiet))
-    parts.reuse.click(handlers.reuse, parts.job, form.filled, **quiet)
-    parts.gallery.select(handlers.take_example, form.fields["model"], form.filled, **quiet)
-    parts.timer.tick(handlers.tick, [parts.job, parts.seen], shown, **quiet)
+    then_tick(parts.cancel.click(handlers.cancel, parts.job, None, **_QUIET))
+    then_tick(parts.stop.click(handlers.stop, parts.job, None, **_QUIET))
+    then_tick(parts.panel.select(handlers.remedy, parts.job, [parts.job, parts.tabs, *form.filled], **_QUIET))
+    then_tick(parts.result.select(handlers.use_result, parts.job, [parts.job, parts.tabs, *form.filled], **_QUIET))
+    then_tick(parts.history.select(handlers.open_past, None, [parts.job, parts.tabs], **_QUIET))
+    parts.timer.tick(handlers.tick, [parts.job, parts.seen], shown, **_QUIET)
+    then_tick(page.load(handlers.attach, parts.job, parts.job, **_QUIET))
 
-    form.fields["model"].input(handlers.choose_model, form.fields["model"], form.filled, **quiet)
-    form.fields["match_picture"].change(handlers.choose_matching, form.fields["match_picture"], fields, **quiet)
-    _wire_forecast(page, form, handlers, parts, quiet)
-    asked = [form.fields["model"], form.fields["prompt"]]
-    noted = quiet | {"trigger_mode": "always_last"}
+
+def _wire_form(page: gr.Blocks, form: Form, handlers: FormHandlers, parts: Parts) -> None:
+    model = form.fields["model"]
+    parts.gallery.select(handlers.take_example, model, form.filled, **_QUIET)
+    model.input(handlers.choose_model, model, form.filled, **_QUIET)
+    form.fields["match_picture"].change(
+        handlers.choose_matching, form.fields["match_picture"], form.components, **_QUIET
+    )
+    asked = [model, form.fields["prompt"]]
+    noted = _QUIET | {"trigger_mode": "always_last"}
     gr.on([field.change for field in asked], handlers.note_words, asked, parts.prompt_note, **noted)
-    then_tick(page.load(handlers.attach, parts.job, parts.job, **quiet))
+    _wire_forecast(page, form, handlers, parts)
 
 
-def _wire_forecast(page: gr.Blocks, form: Form, handlers: Handlers, parts: Parts, quiet: dict[str, Any]) -> None:
+def _wire_forecast(page: gr.Blocks, form: Form, handlers: FormHandlers, parts: Parts) -> None:
     changes = [field.change for name, field in form.fields.items() if name not in _NOT_FORESEEN]
     causes = [*changes, parts.forecast_timer.tick, page.load]
-    raw = quiet | {"trigger_mode": "always_last", "preprocess": False}
+    raw = _QUIET | {"trigger_mode": "always_last", "preprocess": False}
     gr.on(causes, handlers.forecast, [parts.foreseen, *form.components], parts.ahead, **raw)
     for number, button in enumerate(parts.suggestions):
-        button.click(partial(handlers.take_suggestion, number), parts.foreseen, form.components, **quiet)
+        button.click(partial(handlers.take_suggestion, number), parts.foreseen, form.components, **_QUIET)
     chosen = [parts.card_presets, form.fields["model"]]
-    parts.card_presets.input(handlers.choose_card_preset, chosen, form.components, **quiet)
+    parts.card_presets.input(handlers.choose_card_preset, chosen, form.components, **_QUIET)

@@ -12,7 +12,8 @@ from typing import Any
 
 from i2v import devices
 from i2v.jobs.model import JobState
-from i2v.service import Snapshot, describe_error
+from i2v.service import Service, Snapshot, describe_error
+from i2v.ui.language import Language
 
 __all__ = ["idle_panel", "job_panel", "peak_words"]
 
@@ -34,12 +35,12 @@ _GIB = 1 << 30
 _UNITS = {"load": "load", "encode": "encode", "denoise": "step", "decode": "frame"}
 
 
-def idle_panel() -> dict[str, Any]:
+def idle_panel(language: Language) -> dict[str, Any]:
     """Return the panel when no job is looked at: the machine's memory."""
     return {"state": "idle", "state_words": "Ready", "memory": _machine_memory(), "running": False}
 
 
-def job_panel(snapshot: Snapshot, preview_seen: int) -> dict[str, Any]:
+def job_panel(service: Service, snapshot: Snapshot, preview_seen: int, language: Language) -> dict[str, Any]:
     """Return the panel of a job. The preview is sent only when it is newer than `preview_seen`."""
     job, progress = snapshot.job, snapshot.progress
     plan, step_downs = _plan(snapshot), _from_run(snapshot, "step_downs")

@@ -14,47 +14,33 @@ __all__ = ["Parts"]
 class Parts:
     """Everything that an event may change besides the form's fields."""
 
+    tabs: gr.Tabs
     job: gr.BrowserState  # the id of the job on show; kept by the browser over a reload
     seen: gr.State
     timer: gr.Timer
     panel: gr.HTML
-    result: gr.Video
-    files: gr.File
-    details: gr.Markdown
+    result: gr.HTML
     generate: gr.Button
+    stop: gr.Button
     cancel: gr.Button
-    reuse: gr.Button
-    retry: gr.Button
-    history: gr.Gallery
-    history_title: gr.Markdown
-    history_ids: gr.State
+    history: gr.HTML
+    compare: gr.HTML
+    system: gr.HTML
     forecast: gr.HTML
     foreseen: gr.State  # what this tab has already been shown of the forecast
     forecast_timer: gr.Timer
     suggestions: tuple[gr.Button, ...]  # hidden until nothing fits
     card_presets: gr.Radio
     prompt_note: gr.HTML
+    framing: gr.HTML
     gallery: gr.HTML
 
     @property
     def shown(self) -> list[Any]:
         """What a tick may change."""
-        return [
-            self.seen,
-            self.timer,
-            self.panel,
-            self.result,
-            self.files,
-            self.details,
-            self.cancel,
-            self.reuse,
-            self.retry,
-            self.history,
-            self.history_title,
-            self.history_ids,
-        ]
+        return [self.seen, self.timer, self.panel, self.result, self.generate, self.stop, self.cancel]
 
     @property
     def ahead(self) -> list[Any]:
         """What a forecast may change."""
-        return [self.foreseen, self.forecast, *self.suggestions, self.card_presets]
+        return [self.foreseen, self.forecast, *self.suggestions, self.card_presets, self.framing]

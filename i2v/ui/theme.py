@@ -6,15 +6,22 @@ from pathlib import Path
 
 import gradio as gr
 
-__all__ = ["CSS_PATH", "HEAD", "build_theme"]
+from i2v.ui.language import script_words
+
+__all__ = ["CSS_PATH", "build_head", "build_theme"]
 
 _STATIC = Path(__file__).parent / "static"
 CSS_PATH = _STATIC / "app.css"
-HEAD = f"<script>{(_STATIC / 'app.js').read_text(encoding='utf-8')}</script>"
 _TEAL = gr.themes.Color(
     c50="#effcf9", c100="#cff7ee", c200="#a1eedf", c300="#69deca", c400="#34c5b0", c500="#17a394",
     c600="#0d8277", c700="#0c665f", c800="#0e514d", c900="#0f4340", c950="#042827", name="teal",
 )  # fmt: skip
+
+
+def build_head() -> str:
+    """Return what the page's head holds: the script that every drawn part uses, with its words in every language."""
+    script = (_STATIC / "app.js").read_text(encoding="utf-8").replace("/*words*/ {}", script_words())
+    return f"<script>{script}</script>"
 
 
 def build_theme() -> gr.themes.Base:

@@ -1,0 +1,93 @@
+"""What happens on the page's events that are about the form: what it says of a request before there is a job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from i2v import devices
+from i2v.errors import InputError
+from i2v.presets import preset_named
+from i2v.service import Service
+from i2v.ui.card_presets import card_presets, preset_values
+from i2v.ui.example_gallery import load_gallery
+from i2v.ui.forecast_box import look_ahead
+from i2v.ui.form import Form
+from i2v.ui.handlers import told
+from i2v.ui.language import language_of
+from i2v.ui.parts import Parts
+from i2v.vocabulary import prompt_note
+
+__all__ = ["FormHandlers"]
+
+Updates = dict[Component, Any]
+
+
+class FormHandlers:
+    """The events about the form. `foreseen` is what a tab has already been shown of the forecast."""
+
+    def __init__(self, service: Service, form: Form, parts: Parts):
+        self._service, self._form, self._parts = service, form, parts
+
+    def choose_model(self, request: gr.Request, model: str) -> Updates:
+        return self._form.model_updates(model, language_of(request))
+
+    def take_example(self, request: gr.Request, event: gr.SelectData, model: str) -> Updates:
+        """Fill the form from the example that was clicked in the gallery."""
+        gallery, number = load_gallery(), event.index
+        with told(request):
+            if not isinstance(number, int) or not 0 <= number < len(gallery.examples):
+                raise InputError("that example is no longer there")
+        return self._form.example_updates(gallery, gallery.examples[number], model)
+
+    def note_words(self, request: gr.Request, model: str, prompt: str) -> dict[str, str]:
+        """Return the note below the prompt: what is to `say` of its words, and which prompt that is `about`."""
+        said = prompt_note(preset_named(model), prompt or "")
+        return {"about": prompt or "", "say": language_of(request).retell(said)}
+
+    def choose_matching(self, match: bool) -> Updates:
+        f = self._form.fields
+        return {
+            f["short_side_px"]: gr.Slider(visible=match),
+            f["width"]: gr.Number(visible=not match),
+            f["height"]: gr.Number(visible=not match),
+        }
+
+    def forecast(self, request: gr.Request, foreseen: dict[str, Any], *values: Any) -> Updates:
+        """Bring the forecast and the presets up to the fields; only what changed is sent.
+
+        The values come as the browser has them, for a model just chosen may have other limits than they.
+        """
+        p, fields = self._parts, dict(zip(self._form.names, values, strict=True))
+        fields["image"] = (fields["image"] or {}).get("path")
+        box = look_ahead(self._service, fields, language_of(request))
+        presets = card_presets(fields, _card())
+        updates: Updates = {p.foreseen: {"box": box, "presets": presets}}
+        if box != foreseen.get("box"):
+            updates |= {p.forecast: box} | self._offer(box.get("suggestions", []))
+        if presets != foreseen.get("presets"):
+            updates[p.card_presets] = gr.Radio(**presets)
+        return updates
+
+    def _offer(self, suggestions: list[dict[str, Any]]) -> Updates:
+        updates: Updates = {button: gr.Button(visible=False) for button in self._parts.suggestions}
+        for button, suggestion in zip(self._parts.suggestions, suggestions, strict=False):
+            updates[button] = gr.Button(suggestion["words"], visible=True)
+        return updates
+
+    def take_suggestion(self, number: int, foreseen: dict[str, Any]) -> Updates:
+        """Fill in the settings that the button was offered for."""
+        offered = foreseen.get("box", {}).get("suggestions", [])
+        return self._filled(offered[number]["fields"] if number < len(offered) else {})
+
+    def choose_card_preset(self, title: str, model: str) -> Updates:
+        return self._filled(preset_values(title, model, _card()))
+
+    def _filled(self, values: dict[str, Any]) -> Updates:
+        return {self._form.fields[name]: value for name, value in values.items()} or gr.skip()
+
+
+def _card() -> devices.Gpu | None:
+    return devices.first_visible_gpu(devices.gpus())
