@@ -1,10 +1,10 @@
 """The page's language: English as it stands in the code, or a translation of it, by the language of the browser.
 
 A translation is a catalogue, words/<language>.yaml, from the English text to the other. A text may have holes, as in
-"{free} GiB are free". Three ways lead to it: `label` for what Gradio shows and never changes, `Language.say` for what the
-page says, `Language.retell` for whole sentences that come from elsewhere (errors, plans), whose template is found by its
-shape; there a hole {x:say} is retold itself, and {x:list} part by part. What has no translation stays English; tests see
-to it that everything has one. static/app.js offers the same as i2v.say. Knows nothing of jobs.
+"{free} GiB are free". Three ways lead to it. `label`: what Gradio shows and never changes. `Language.say`: what the
+page says. `Language.retell`: sentences that come from elsewhere (errors, plans), whose template is found by its shape;
+there a hole {x:say} is retold itself, and {x:list} part by part. What has no translation stays English; tests see to
+it that everything has one. static/app.js offers the same as i2v.say. Knows nothing of jobs.
 """
 
 from __future__ import annotations
