@@ -54,6 +54,15 @@ class Defaults(_Strict):
     negative_prompt: str = ""
 
 
+class Quality(_Strict):
+    """A quality to start from, besides the defaults."""
+
+    short_side_px: int
+    num_frames: int
+    fps: int
+    num_inference_steps: int
+
+
 class HubSource(_Strict):
     """Where the files are on the Hugging Face hub: one pinned commit, an allow-list, safetensors only."""
 
@@ -66,6 +75,7 @@ class HubSource(_Strict):
 class ModelPreset(_Strict):
     """One model a person can choose.
 
+    `draft` and `best`: settings that are quicker, or look better, than the defaults.
     `can_loop`: it can make the end of a clip flow into its beginning. `vocabulary_file`: the words it knows (see
     vocabulary.py), inside the package; without one nothing is said of a prompt's words. `nothing_known`: what the page
     says of a prompt in which the model knows none of them.
@@ -89,6 +99,8 @@ class ModelPreset(_Strict):
     num_inference_steps: Bounds
     guidance_scale: Bounds
     defaults: Defaults
+    draft: Quality | None = None
+    best: Quality | None = None
     can_loop: bool = False
     vocabulary_file: str | None = None
     nothing_known: str = ""

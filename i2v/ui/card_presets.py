@@ -13,8 +13,9 @@ import gradio as gr
 from i2v import devices
 from i2v.memory.abilities import precisions_of
 from i2v.tiers import Tier, load_tiers, tier_for
+from i2v.ui.language import Language, label
 
-__all__ = ["build_card_presets", "card_presets", "preset_values"]
+__all__ = ["build_card_presets", "card_presets", "own_card_values", "preset_values"]
 
 _INFO = "Settings to start from, by the memory of the card."
 
@@ -22,21 +23,32 @@ _INFO = "Settings to start from, by the memory of the card."
 def build_card_presets(elem_id: str) -> gr.Radio:
     """Return the choice, hidden until a model that has presets is chosen."""
     titles = [tier.title for tier in load_tiers()]
-    return gr.Radio(titles, label="Presets by card", info=_INFO, visible=False, elem_id=elem_id)
+    return gr.Radio(titles, label=label("Presets by card"), info=label(_INFO), visible=False, elem_id=elem_id)
 
 
-def card_presets(fields: Mapping[str, Any], card: devices.Gpu | None) -> dict[str, Any]:
+def card_presets(fields: Mapping[str, Any], card: devices.Gpu | None, language: Language) -> dict[str, Any]:
     """Return how the choice should be: its `choices`, `value`, `info` and whether it is `visible`."""
     model = fields["model"]
     mine = tier_for(card.total_bytes if card else None, model)
     tiers = [tier for tier in load_tiers() if tier.is_for(model)]
     now = next((tier for tier in tiers if _is_filled_in(tier, fields, card)), None)
     return {
-        "choices": [[tier.title + (" · your card" if tier is mine else ""), tier.title] for tier in tiers],
+        "choices": [[_title(tier, tier is mine, language), tier.title] for tier in tiers],
         "value": now.title if now else None,
-        "info": now.note if now and now.note else _INFO,
+        "info": language.say(now.note if now and now.note else _INFO),
         "visible": bool(tiers),
     }
+
+
+def _title(tier: Tier, is_mine: bool, language: Language) -> str:
+    title = language.say(tier.title)
+    return language.say("{preset} · your card", preset=title) if is_mine else title
+
+
+def own_card_values(model: str, card: devices.Gpu | None) -> dict[str, Any]:
+    """Return the fields' values of the preset for the card in this machine, {} where there is none."""
+    mine = tier_for(card.total_bytes, model) if card else None
+    return _values(mine, card) if mine else {}
 
 
 def preset_values(title: str, model: str, card: devices.Gpu | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import yaml
@@ -63,18 +64,18 @@ def load_gallery() -> Gallery:
         raise InputError(f"{path} is not a valid gallery: {first_problem(error)}") from error
 
 
-def shown_examples() -> list[dict[str, str]]:
+def shown_examples() -> list[dict[str, Any]]:
     """Return what static/gallery.js draws of each example."""
     return [_shown(load_gallery(), example) for example in load_gallery().examples]
 
 
-def _shown(gallery: Gallery, example: Example) -> dict[str, str]:
+def _shown(gallery: Gallery, example: Example) -> dict[str, Any]:
     address = f"gradio_api/file={quote(gallery.path(example).as_posix())}"  # relative: the page may be behind a proxy
-    length = f", {example.num_frames} frames" if example.num_frames else ""
     return {
         "picture": address,
         "prompt": example.prompt,
-        "extra": ("loop" if example.loop else "") + (length if example.loop else length.removeprefix(", ")),
+        "loop": example.loop,
+        "frames": example.num_frames,
         "title": example.title,
         "source": example.source,
         "author": example.author,

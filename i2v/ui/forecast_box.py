@@ -6,7 +6,7 @@ static/forecast.html, forecast.css and forecast.js draw it. Knows no jobs; the s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from i2v.errors import I2VError
@@ -15,55 +15,57 @@ from i2v.memory.ladder import Ladder, Rung, Suggestion
 from i2v.memory.plan import GIB
 from i2v.service import Service
 from i2v.ui.form_values import forecast_values
-from i2v.ui.language import Language
+from i2v.ui.language import ENGLISH, Language
 
-__all__ = ["MOST_SUGGESTIONS", "WORKING", "forecast_box", "look_ahead", "time_words"]
+__all__ = ["MOST_SUGGESTIONS", "TIGHT_SHARE", "WORKING", "forecast_box", "look_ahead", "time_words"]
 
 MOST_SUGGESTIONS = 3
-_TIGHT_SHARE = 0.85
+TIGHT_SHARE = 0.85  # of the free memory; above it a fit is called tight
+_UNITS = ((3600, "{n} h"), (60, "{n} min"), (1, "{n} s"))
+_TOO_MUCH = "Peak {peak} GiB but only {free} GiB {where} free"
 _VERDICTS = {"fits": "Fits", "tight": "Fits, but tight", "too_big": "Will not fit"}
 WORKING = {"state": "working", "message": "Working out the memory of this model…"}
 
 
 def look_ahead(service: Service, fields: Mapping[str, Any], language: Language) -> dict[str, Any]:
     """Return the box for the form's values: the forecast, that it is being worked out, or what is wrong with them."""
-    assumed = fields["match_picture"] and not fields["image"]
     try:
         values = forecast_values(fields)
         ladder = service.forecast(values, (values["width"], values["height"]))
     except I2VError as error:
-        return {"state": "wrong", "verdict": "Cannot run", "message": str(error)}
+        return {"state": "wrong", "verdict": language.say("Cannot run"), "message": language.error(error)}
+    clip = _clip_words(values, fields["match_picture"] and not fields["image"], language)
     if ladder is None:
-        return WORKING | {"clip": _clip_words(values, assumed)}
-    return forecast_box(ladder, _clip_words(values, assumed))
+        return WORKING | {"clip": clip, "message": language.say(WORKING["message"])}
+    return forecast_box(ladder, clip, language)
 
 
-def forecast_box(ladder: Ladder, clip: str) -> dict[str, Any]:
+def forecast_box(ladder: Ladder, clip: str, language: Language = ENGLISH) -> dict[str, Any]:
     """Return the box of a ladder: its chosen rung, or its smallest one and what would fit instead."""
     rung = ladder.chosen or ladder.smallest
     peak, free, where = _matter(ladder, rung)
-    state = "too_big" if not ladder.chosen else "tight" if peak > _TIGHT_SHARE * free else "fits"
-    amount = f"{peak / GIB:.2f} GiB {'of' if ladder.chosen else 'but only'} {free / GIB:.1f} GiB {where} free"
-    most = max(peak, free, 1)
+    state = "too_big" if not ladder.chosen else "tight" if peak > TIGHT_SHARE * free else "fits"
+    text = "Peak {peak} GiB of {free} GiB {where} free" if ladder.chosen else _TOO_MUCH
+    amount = language.say(text, peak=f"{peak / GIB:.2f}", free=f"{free / GIB:.1f}", where=where)
+    verdict, most = language.say(_VERDICTS[state]), max(peak, free, 1)
     box = {
         "state": state,
-        "verdict": _VERDICTS[state],
+        "verdict": verdict,
         "clip": clip,
-        "amount": f"Peak {amount}",
+        "amount": amount,
         "fill": round(peak / most, 4),
         "limit": round(free / most, 4),
-        "spoken": f"{_VERDICTS[state]}: forecast peak {amount}",
-        "notes": [f"{note[:1].upper()}{note[1:]}." for note in ladder.notes],
+        "spoken": f"{verdict}: {amount}",
+        "notes": [language.retell(f"{note[:1].upper()}{note[1:]}.") for note in ladder.notes],
     }
     if not ladder.chosen:
-        return box | _refusal(ladder)
-    words = rung.plan.words() + ("" if rung.plan.exact else ", approximate")
-    why = rung.plan.reason.removeprefix(f"{rung.plan.words()}: ")
+        return box | _refusal(ladder, language)
+    plan, approximate = rung.plan, "" if rung.plan.exact else language.say(", approximate")
+    why = plan.reason.removeprefix(f"{plan.words()}: ")
     return box | {
-        "time": time_words(rung.forecast.seconds),
-        "plan": words,
-        "why": why[:1].upper() + why[1:],
-        "reason": rung.plan.reason,
+        "time": time_words(rung.forecast.seconds, language),
+        "plan": language.say("Plan: {plan}", plan=language.retell_list(plan.words()) + approximate),
+        "why": language.retell(why[:1].upper() + why[1:]),
     }
 
 
@@ -75,13 +77,17 @@ def _matter(ladder: Ladder, rung: Rung) -> tuple[int, int, str]:
     return foreseen.peak_vram_bytes, machine.vram_free_bytes, "VRAM"
 
 
-def _refusal(ladder: Ladder) -> dict[str, Any]:
-    offers = [{"words": f"Use {s.words}", "fields": _changed_fields(ladder, s)} for s in ladder.suggestions()]
+def _refusal(ladder: Ladder, language: Language) -> dict[str, Any]:
+    offers = [
+        {
+            "words": language.say("Use {settings}", settings=language.retell(suggestion.words)),
+            "fields": _changed_fields(ladder, suggestion),
+        }
+        for suggestion in ladder.suggestions()
+    ]
+    smallest = language.retell(f"The smallest plan, {ladder.smallest.plan.reason}")
     advice = "This would fit:" if offers else "Close other programs, or choose a smaller model."
-    return {
-        "message": f"The smallest plan, {ladder.smallest.plan.reason} {advice}",
-        "suggestions": offers[:MOST_SUGGESTIONS],
-    }
+    return {"message": f"{smallest} {language.say(advice)}", "suggestions": offers[:MOST_SUGGESTIONS]}
 
 
 def _changed_fields(ladder: Ladder, suggestion: Suggestion) -> dict[str, Any]:
@@ -97,25 +103,36 @@ def _changed_fields(ladder: Ladder, suggestion: Suggestion) -> dict[str, Any]:
     return fields
 
 
-def _clip_words(values: Mapping[str, Any], size_is_assumed: bool) -> str:
-    size = f"{values['width']} × {values['height']} px" + (" (no picture yet)" if size_is_assumed else "")
-    seconds = values["num_frames"] / max(values["fps"], 1)
-    return f"{size} · {values['num_frames']} frames at {values['fps']} fps = {seconds:.1f} s"
+def _clip_words(values: Mapping[str, Any], size_is_assumed: bool, language: Language) -> str:
+    text = "{size} px · {frames} frames at {fps} fps = {seconds} s"
+    if size_is_assumed:
+        text = "{size} px (no picture yet) · {frames} frames at {fps} fps = {seconds} s"
+    return language.say(
+        text,
+        size=f"{values['width']} × {values['height']}",
+        frames=values["num_frames"],
+        fps=values["fps"],
+        seconds=f"{values['num_frames'] / max(values['fps'], 1):.1f}",
+    )
 
 
-def time_words(seconds: Seconds | None) -> str:
+def time_words(seconds: Seconds | None, language: Language = ENGLISH) -> str:
     """Say how long it will take: a range, and what it rests on."""
     if seconds is None:
-        return "First run here: time not known yet"
-    low, high = _clock(seconds.low_s, math.floor), _clock(seconds.high_s, math.ceil)
-    if low.split()[1] == high.split()[1]:
-        low = low.split()[0]
-    span = high if low == high.split()[0] else f"{low} to {high}"
-    return f"Takes {span} {'(by earlier runs here)' if seconds.source == 'runs' else '(rough estimate)'}"
+        return language.say("First run here: time not known yet")
+    size, unit = _unit(seconds.high_s)
+    low, high = max(1, math.floor(seconds.low_s / size)), max(1, math.ceil(seconds.high_s / size))
+    span = str(high) if low == high else language.say("{low} to {high}", low=low, high=high)
+    if seconds.low_s < size and size > 1:  # "1 s to 3 min" rather than "0 to 3 min"
+        small, small_unit = _unit(seconds.low_s)
+        low_words = language.say(small_unit, n=max(1, math.floor(seconds.low_s / small)))
+        words = language.say("{low} to {high}", low=low_words, high=language.say(unit, n=high))
+    else:
+        words = language.say(unit, n=span)
+    known = "Takes {time} (by earlier runs here)"
+    return language.say(known if seconds.source == "runs" else "Takes {time} (rough estimate)", time=words)
 
 
-def _clock(seconds: float, rounded: Callable[[float], int]) -> str:
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 1.5 * size:
-            return f"{rounded(seconds / size)} {unit}"
-    return f"{max(1, rounded(seconds))} s"
+def _unit(seconds: float) -> tuple[int, str]:
+    """Return the unit to say a time in: its seconds, and how a number of it is said."""
+    return next(((size, text) for size, text in _UNITS if seconds >= 1.5 * size), _UNITS[-1])

@@ -30,6 +30,7 @@ class Form:
     def __init__(self, service: Service):
         self._service, self._preset = service, next(iter(load_presets().values()))
         self.fields: dict[str, Any] = {}  # gradio adds the components' events at run time
+        self.swap: Any = None
         self._prompts: dict[str, gr.Dataset] = {}  # to try, by model; only the chosen model's are shown
 
     @property
@@ -55,6 +56,16 @@ class Form:
         )
         # Gradio would decode the picture and save it again, without transparency: the file itself is wanted.
         self.fields["image"].preprocess = _uploaded_file
+
+    def fit(self) -> None:
+        choices = [(label("Crop to fill"), "crop"), (label("Show the whole picture"), "fit")]
+        self.fields["image_fit"] = gr.Radio(
+            choices,
+            value="crop",
+            label=label("The picture has another shape than the video"),
+            visible=False,  # until it has
+            elem_id="image-fit",
+        )
 
     def prompt(self) -> None:
         self.fields["prompt"] = gr.Textbox(
@@ -85,7 +96,9 @@ class Form:
 
     def size_and_length(self) -> None:
         preset = self._preset
-        self.fields["match_picture"] = gr.Checkbox(True, label=label("Size matches my picture"), elem_id="match")
+        with gr.Row(elem_classes="i2v-joined"):
+            self.fields["match_picture"] = gr.Checkbox(True, label=label("Size matches my picture"), elem_id="match")
+            self.swap = gr.Button(label("Swap sides"), size="sm", elem_id="swap", min_width=110, scale=0)
         with gr.Row():
             self.fields["short_side_px"] = gr.Slider(
                 256,
@@ -210,25 +223,32 @@ class Form:
         ]
         return [(automatic, "auto"), *named]
 
-    def model_updates(self, model: str, language: Language) -> dict[Component, Any]:
-        """Return the fields as they should be after another model was chosen: its limits and defaults."""
+    def model_updates(
+        self, model: str, language: Language, start: Mapping[str, Any] | None = None
+    ) -> dict[Component, Any]:
+        """Return the fields as they should be after another model was chosen: its limits, its defaults or `start`."""
         preset = preset_named(model)
-        d, f = preset.defaults, self.fields
-        frames_most = min(preset.num_frames.high, max(120, d.num_frames))
+        f, values = (
+            self.fields,
+            preset.defaults.model_dump() | {"chunk_frames": "", "precision": "auto"} | dict(start or {}),
+        )
+        frames_most = min(preset.num_frames.high, max(120, values["num_frames"]))
         return {
             **{prompts: gr.Dataset(visible=name == model) for name, prompts in self._prompts.items()},
             f["model"]: gr.Dropdown(info=language.say(preset.summary)),
             f["loop"]: gr.Checkbox(False, visible=preset.can_loop),
-            f["short_side_px"]: gr.Slider(value=d.short_side_px, step=preset.size_multiple),
-            f["num_frames"]: gr.Slider(value=d.num_frames, minimum=preset.num_frames.low, maximum=frames_most),
-            f["fps"]: gr.Slider(value=d.fps, minimum=preset.fps.low, maximum=preset.fps.high),
-            f["negative_prompt"]: d.negative_prompt,
-            f["num_inference_steps"]: gr.Slider(value=d.num_inference_steps, maximum=preset.num_inference_steps.high),
-            f["guidance_scale"]: gr.Slider(
-                value=d.guidance_scale, minimum=preset.guidance_scale.low, maximum=preset.guidance_scale.high
+            f["short_side_px"]: gr.Slider(value=values["short_side_px"], step=preset.size_multiple),
+            f["num_frames"]: _slider(values["num_frames"], preset.num_frames.low, frames_most),
+            f["fps"]: _slider(values["fps"], preset.fps.low, preset.fps.high),
+            f["negative_prompt"]: values["negative_prompt"],
+            f["num_inference_steps"]: gr.Slider(
+                value=values["num_inference_steps"], maximum=preset.num_inference_steps.high
             ),
-            f["chunk_frames"]: "",
-            f["precision"]: gr.Dropdown(self.precision_choices(preset, language), value="auto"),
+            f["guidance_scale"]: _slider(
+                values["guidance_scale"], preset.guidance_scale.low, preset.guidance_scale.high
+            ),
+            f["chunk_frames"]: values["chunk_frames"],
+            f["precision"]: gr.Dropdown(self.precision_choices(preset, language), value=values["precision"]),
         }
 
     def reuse_updates(
@@ -238,12 +258,13 @@ class Form:
         f = self.fields
         updates = self.model_updates(request["model"], language)
         updates |= {f[name]: request[name] for name in ("prompt", "negative_prompt")}
+        updates[f["image_fit"]] = request.get("image_fit", "crop")
         preset = preset_named(request["model"])
         updates[f["model"]] = gr.Dropdown(value=preset.name, info=language.say(preset.summary))
         updates[f["loop"]] = gr.Checkbox(request.get("loop", False), visible=preset.can_loop)
         for name in ("num_frames", "fps", "num_inference_steps", "guidance_scale"):
             bounds = getattr(preset, name)
-            updates[f[name]] = gr.Slider(value=request[name], minimum=bounds.low, maximum=bounds.high)
+            updates[f[name]] = _slider(request[name], bounds.low, bounds.high)
         return updates | {
             f["seed"]: str(request["seed"]),
             f["formats"]: list(request.get("formats", [])),
@@ -275,6 +296,10 @@ def model_choices(service: Service) -> list[tuple[str, str]]:
         (state.preset.title + ("" if state.installed else " (not downloaded)"), state.preset.name)
         for state in service.models()
     ]
+
+
+def _slider(value: float, low: float, high: float) -> gr.Slider:
+    return gr.Slider(value=value, minimum=low, maximum=high)
 
 
 def _uploaded_file(payload: ImageData | None) -> str | None:

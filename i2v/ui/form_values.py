@@ -12,7 +12,7 @@ from i2v.media.image import load_picture
 from i2v.presets import preset_named
 from i2v.request import match_picture
 
-__all__ = ["forecast_values", "request_values"]
+__all__ = ["forecast_values", "picture_size", "request_values", "swapped_sides"]
 
 _WHOLE = {
     "num_frames": "frames",
@@ -29,6 +29,7 @@ def request_values(fields: Mapping[str, Any]) -> tuple[dict[str, Any], Path | No
     image = Path(fields["image"]) if fields["image"] else None
     values = {name: fields[name] for name in ("model", "guidance_scale")}
     values |= {name: (fields[name] or "").strip() for name in ("prompt", "negative_prompt")}
+    values["image_fit"] = fields["image_fit"] or "crop"
     values["formats"] = tuple(fields["formats"] or ())
     values["loop"] = bool(fields["loop"]) and preset_named(fields["model"]).can_loop  # else its box is hidden
     values["num_frames"], values["fps"] = _whole(fields, "num_frames"), _whole(fields, "fps")
@@ -48,8 +49,14 @@ def request_values(fields: Mapping[str, Any]) -> tuple[dict[str, Any], Path | No
     elif image is not None:
         preset = preset_named(fields["model"])
         short = int(fields["short_side_px"] or preset.defaults.short_side_px)
-        values["width"], values["height"] = match_picture(preset, *_picture_size(image), short)
+        values["width"], values["height"] = match_picture(preset, *picture_size(image), short)
     return values, image
+
+
+def swapped_sides(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields' values with width and height the other way round. Raises InputError."""
+    values = forecast_values(fields)
+    return {"match_picture": False, "width": values["height"], "height": values["width"]}
 
 
 def forecast_values(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +70,7 @@ def forecast_values(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=8)
-def _picture_size(image: Path) -> tuple[int, int]:
+def picture_size(image: Path) -> tuple[int, int]:
     """Return a picture's size, upright. Uploaded files never change, so they are decoded once. Raises ImageError."""
     return load_picture(image).size
 

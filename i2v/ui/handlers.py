@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from i2v.errors import I2VError, InputError
 from i2v.jobs.model import JobState
@@ -22,7 +21,7 @@ from i2v.ui.result import NOTHING_YET, result_box
 __all__ = ["Handlers", "told"]
 
 _BUSY_TICK_S, _IDLE_TICK_S = 0.5, 2.0
-Updates = dict[Component, Any]
+Updates = dict[Any, Any]
 
 
 class Handlers:

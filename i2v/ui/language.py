@@ -65,6 +65,10 @@ class Language:
         """Return a sentence that was made elsewhere, holes and all; unchanged where it is not known."""
         return self._retold(sentence) if self._catalogue else sentence
 
+    def retell_list(self, sentence: str) -> str:
+        """Return a sentence made of parts between commas, each of which is known by itself."""
+        return self._part("list", sentence) if self._catalogue else sentence
+
     def _retell(self, sentence: str) -> str:
         if sentence in self._catalogue:
             return self._catalogue[sentence]

@@ -16,11 +16,14 @@ from i2v.ui.example_gallery import GALLERY_FOLDER, shown_examples
 from i2v.ui.forecast_box import MOST_SUGGESTIONS, WORKING
 from i2v.ui.form import Form
 from i2v.ui.form_handlers import FormHandlers
+from i2v.ui.framing import NO_PICTURE
 from i2v.ui.handlers import Handlers
 from i2v.ui.history import build_history
 from i2v.ui.language import ENGLISH, label
+from i2v.ui.own_presets import build_own_presets
 from i2v.ui.panel import idle_panel
 from i2v.ui.parts import Parts
+from i2v.ui.quality import build_quality
 from i2v.ui.result import NOTHING_YET
 from i2v.ui.system import build_system
 
@@ -47,7 +50,7 @@ def build_page(service: Service) -> gr.Blocks:
                 made["system"] = build_system(service)
         parts = _with_memory(made | {"tabs": tabs})
         _wire_jobs(page, form, Handlers(service, form, parts), parts)
-        _wire_form(page, form, FormHandlers(service, form, parts), parts)
+        _wire_form(page, service, form, FormHandlers(service, form, parts), parts)
         add_client_api(service)
     return page
 
@@ -56,7 +59,8 @@ def _create(form: Form) -> dict[str, Any]:
     with gr.Row(elem_id="main"):
         with gr.Column(elem_id="ask"):
             form.picture()
-            framing = build_drawn("framing", {}, elem_id="framing")
+            framing = build_drawn("framing", NO_PICTURE, elem_id="framing")
+            form.fit()
             form.prompt()
             note = build_drawn("note", {"about": "", "say": ""}, elem_id="prompt-note")
             form.prompts_to_try()
@@ -68,11 +72,19 @@ def _create(form: Form) -> dict[str, Any]:
 def _settings(form: Form) -> dict[str, Any]:
     with gr.Column(elem_id="settings"):
         form.model()
-        presets = build_card_presets(elem_id="card-presets")
+        made: dict[str, Any] = {"quality": build_quality(elem_id="quality")}
+        made["card_presets"] = build_card_presets(elem_id="card-presets")
         form.size_and_length()
         form.more()
         form.advanced()
-    return {"card_presets": presets}
+        made["own_presets"] = build_own_presets()
+        made["load_settings"] = gr.UploadButton(
+            label("Load the settings of an i2v video"),
+            file_types=[".mp4", ".gif", ".webp", ".zip"],
+            size="sm",
+            elem_id="load-settings",
+        )
+    return made
 
 
 def _action() -> dict[str, Any]:
@@ -129,7 +141,7 @@ def _wire_jobs(page: gr.Blocks, form: Form, handlers: Handlers, parts: Parts) ->
     then_tick(page.load(handlers.attach, parts.job, parts.job, **_QUIET))
 
 
-def _wire_form(page: gr.Blocks, form: Form, handlers: FormHandlers, parts: Parts) -> None:
+def _wire_form(page: gr.Blocks, service: Service, form: Form, handlers: FormHandlers, parts: Parts) -> None:
     model = form.fields["model"]
     parts.gallery.select(handlers.take_example, model, form.filled, **_QUIET)
     model.input(handlers.choose_model, model, form.filled, **_QUIET)
@@ -139,6 +151,10 @@ def _wire_form(page: gr.Blocks, form: Form, handlers: FormHandlers, parts: Parts
     asked = [model, form.fields["prompt"]]
     noted = _QUIET | {"trigger_mode": "always_last"}
     gr.on([field.change for field in asked], handlers.note_words, asked, parts.prompt_note, **noted)
+    form.swap.click(handlers.swap_sides, form.components, form.components, **_QUIET)
+    parts.quality.input(handlers.choose_quality, [parts.quality, model], form.components, **_QUIET)
+    parts.load_settings.upload(handlers.load_settings, parts.load_settings, form.filled, **_QUIET)
+    parts.own_presets.wire(page, service, form, _QUIET)
     _wire_forecast(page, form, handlers, parts)
 
 
@@ -146,7 +162,9 @@ def _wire_forecast(page: gr.Blocks, form: Form, handlers: FormHandlers, parts: P
     changes = [field.change for name, field in form.fields.items() if name not in _NOT_FORESEEN]
     causes = [*changes, parts.forecast_timer.tick, page.load]
     raw = _QUIET | {"trigger_mode": "always_last", "preprocess": False}
-    gr.on(causes, handlers.forecast, [parts.foreseen, *form.components], parts.ahead, **raw)
+    gr.on(
+        causes, handlers.forecast, [parts.foreseen, *form.components], [*parts.ahead, form.fields["image_fit"]], **raw
+    )
     for number, button in enumerate(parts.suggestions):
         button.click(partial(handlers.take_suggestion, number), parts.foreseen, form.components, **_QUIET)
     chosen = [parts.card_presets, form.fields["model"]]

@@ -7,6 +7,8 @@ from typing import Any
 
 import gradio as gr
 
+from i2v.ui.own_presets import OwnPresets
+
 __all__ = ["Parts"]
 
 
@@ -31,6 +33,9 @@ class Parts:
     forecast_timer: gr.Timer
     suggestions: tuple[gr.Button, ...]  # hidden until nothing fits
     card_presets: gr.Radio
+    quality: gr.Radio
+    own_presets: OwnPresets
+    load_settings: gr.UploadButton
     prompt_note: gr.HTML
     framing: gr.HTML
     gallery: gr.HTML
@@ -43,4 +48,4 @@ class Parts:
     @property
     def ahead(self) -> list[Any]:
         """What a forecast may change."""
-        return [self.foreseen, self.forecast, *self.suggestions, self.card_presets, self.framing]
+        return [self.foreseen, self.forecast, *self.suggestions, self.card_presets, self.quality, self.framing]

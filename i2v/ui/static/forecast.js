@@ -1,21 +1,20 @@
 // Draws the forecast from props.value, the dictionary that i2v/ui/forecast_box.py makes. The nodes stay; only their text
 // and the bar change, so an opened explanation stays open.
-const root = element;
-const $ = (selector) => root.querySelector(selector);
-const put = (selector, text) => { const node = $(selector); if (node.textContent !== (text || "")) node.textContent = text || ""; };
+const $ = (selector) => element.querySelector(selector);
+const put = (selector, text) => i2v.put($(selector), text);
+i2v.speak(element);
 
 function show() {
   const v = props.value;
   if (!v || !v.state) return;
   $(".i2v-forecast").dataset.state = v.state;
   for (const part of ["clip", "verdict", "amount", "time", "message", "why"]) put("." + part, v[part]);
-  put(".plan", v.plan ? "Plan: " + v.plan : "");
+  put(".plan", v.plan);
   $(".message").hidden = !v.message;
   $("details").hidden = !v.plan;
-  $("details").title = v.reason || "";
   const meter = $(".meter");
   meter.hidden = v.fill == null;
-  meter.setAttribute("aria-label", v.spoken || "Forecast of the memory");
+  meter.setAttribute("aria-label", v.spoken || i2v.say("Forecast of the memory"));
   meter.querySelector("i").style.width = 100 * (v.fill || 0) + "%";
   meter.querySelector("b").style.left = 100 * (v.limit || 0) + "%";
   meter.querySelector("b").hidden = !(v.limit < 1);

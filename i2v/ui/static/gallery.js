@@ -1,14 +1,12 @@
 // Draws the gallery from props.value, the list that i2v/ui/example_gallery.py makes; a click tells an example's number.
-const make = (name, fields, ...children) => {
-  const node = Object.assign(document.createElement(name), fields);
-  node.append(...children);
-  return node;
-};
+const { make, say } = i2v;
+i2v.speak(element);
 
 function card(example, index) {
   const picture = make("img", { src: example.picture, alt: example.title, loading: "lazy" });
   const words = make("span", { className: "words" }, example.prompt);
-  if (example.extra) words.append(make("small", {}, example.extra));
+  const extra = [example.loop && say("loop"), example.frames && say("{n} frames", { n: example.frames })].filter(Boolean).join(", ");
+  if (extra) words.append(make("small", {}, extra));
   const button = make("button", { type: "button" }, picture, words);
   button.addEventListener("click", () => {
     trigger("select", { index, value: example.prompt });
