@@ -195,7 +195,7 @@ class Form:
                 )
                 self.fields["vram_gib"] = gr.Textbox(
                     label=label("Use at most (GiB)"),
-                    info=label("Of the card's memory; of RAM without a card."),
+                    info=label("Of the card’s memory; of RAM without a card."),
                     placeholder=label("all that is free"),
                     max_lines=1,
                     elem_id="vram",
