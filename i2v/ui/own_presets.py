@@ -69,21 +69,21 @@ def build_own_presets() -> OwnPresets:
 
 class _Handlers:
     def __init__(self, service: Service, form: Form, widgets: OwnPresets):
-        self._presets, self._form, self._widgets = service.presets, form, widgets
+        self._service, self._form, self._widgets = service, form, widgets
 
     def of_model(self, model: str) -> Any:
         """Return the presets of a model, none of them chosen."""
         return gr.Dropdown(self._names(model), value=None)
 
     def _names(self, model: str) -> list[str]:
-        return [preset.name for preset in self._presets.all(model)]
+        return [preset.name for preset in self._service.presets.all(model)]
 
     def save(self, request: gr.Request, name: str, *values: Any) -> Updates:
         """Keep what is on the page under a name; one of the same name is replaced."""
         fields = dict(zip(self._form.names, values, strict=True))
         model = fields["model"]
         with told(request):
-            saved = self._presets.save(name or "", model, {kept: fields[kept] for kept in _KEPT})
+            saved = self._service.presets.save(name or "", model, {kept: fields[kept] for kept in _KEPT})
         return {
             self._widgets.chosen: gr.Dropdown(self._names(model), value=saved.name),
             self._widgets.name: "",
@@ -91,7 +91,7 @@ class _Handlers:
 
     def choose(self, name: str | None, model: str) -> Updates:
         """Fill the form from a preset."""
-        values = next((preset.values for preset in self._presets.all(model) if preset.name == name), None)
+        values = next((preset.values for preset in self._service.presets.all(model) if preset.name == name), None)
         if values is None:
             return gr.skip()
         return {self._form.fields["match_picture"]: True} | {self._form.fields[k]: v for k, v in values.items()}
@@ -100,5 +100,5 @@ class _Handlers:
         """Forget the chosen preset; the form stays as it is."""
         with told(request):
             if name:
-                self._presets.delete(name)
+                self._service.presets.delete(name)
         return gr.Dropdown(self._names(model), value=None)

@@ -5,7 +5,7 @@ window.i2v = (() => {
   const fill = (text, values) => text.replace(/\{(\w+)\}/g, (hole, name) => values[name] ?? hole);
   // Only literal texts may be given to say: a test looks for each of them in the catalogues.
   const say = (text, values = {}) => fill(words[spoken]?.[text] ?? text, values);
-  // Puts the words of a part's frame into the language of the browser: <b data-say="Memory"></b>.
+  // Puts the words of a part's frame into the language of the browser: those of nodes with data-say.
   const speak = (root) => {
     for (const node of root.querySelectorAll("[data-say]")) node.textContent = say(node.dataset.say);
     for (const node of root.querySelectorAll("[data-say-label]")) node.setAttribute("aria-label", say(node.dataset.sayLabel));
