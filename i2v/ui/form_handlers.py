@@ -17,10 +17,10 @@ from i2v.ui.forecast_box import look_ahead
 from i2v.ui.form import Form
 from i2v.ui.form_values import swapped_sides
 from i2v.ui.framing import frame_picture
-from i2v.ui.handlers import told
 from i2v.ui.language import language_of
 from i2v.ui.parts import Parts
 from i2v.ui.quality import quality_choice, quality_values
+from i2v.ui.told import told
 from i2v.vocabulary import prompt_note
 
 __all__ = ["FormHandlers"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
@@ -17,8 +15,9 @@ from i2v.ui.language import Language, language_of
 from i2v.ui.panel import idle_panel, job_panel
 from i2v.ui.parts import Parts
 from i2v.ui.result import NOTHING_YET, result_box
+from i2v.ui.told import told
 
-__all__ = ["Handlers", "told"]
+__all__ = ["Handlers"]
 
 _BUSY_TICK_S, _IDLE_TICK_S = 0.5, 2.0
 Updates = dict[Any, Any]
@@ -134,15 +133,6 @@ class Handlers:
             p.stop: gr.Button(visible=state is JobState.RUNNING),
             p.result: result_box(self._service, snapshot, language),
         }
-
-
-@contextmanager
-def told(request: gr.Request) -> Iterator[None]:
-    """Show an error of i2v as a message on the page, in its language."""
-    try:
-        yield
-    except I2VError as error:
-        raise gr.Error(language_of(request).error(error), print_exception=False) from error
 
 
 def _preview_number(snapshot: Snapshot) -> int:

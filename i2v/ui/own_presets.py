@@ -10,8 +10,8 @@ import gradio as gr
 
 from i2v.service import Service
 from i2v.ui.form import Form
-from i2v.ui.handlers import told
 from i2v.ui.language import label
+from i2v.ui.told import told
 
 __all__ = ["OwnPresets", "build_own_presets"]
 
