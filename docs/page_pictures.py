@@ -1,8 +1,8 @@
 """Takes pictures of the page in each of its states: `python -m docs.page_pictures [--out docs] [--look]`.
 
 Without more, those of the README: empty, running, done, light, on a desktop. With --look every state (empty, filled,
-too large, running, done, history, comparison, system, error) in light and dark, on a desktop and a phone, and in Chinese,
-into --out, to be looked at by whoever changed the page. Needs requirements-dev.txt and Chromium.
+too large, running, done, history, comparison, system, error) in light, dark and Chinese, on a desktop and a phone, into
+--out, to be looked at by whoever changed the page. Needs requirements-dev.txt and Chromium.
 """
 
 from __future__ import annotations
