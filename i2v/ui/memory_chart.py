@@ -17,7 +17,7 @@ __all__ = ["job_memory", "machine_memory"]
 
 _MOST_POINTS = 240
 _MIB = 1 << 20
-_BANDS = {"load": "Load", "encode": "Read", "denoise": "Denoise", "decode": "Frames"}
+_BANDS = {"load": "Load", "encode": "Read", "denoise": "Denoise", "decode": "Decode"}
 
 
 def job_memory(
