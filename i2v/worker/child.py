@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from i2v import devices
 from i2v.errors import GenerationError, I2VError, InputError, OutOfMemoryError, StorageError
+from i2v.log_file import LogFile
 from i2v.memory.experience import Experience
 from i2v.request import GenerationRequest
 from i2v.settings import Settings, set_up_logging
@@ -143,6 +144,7 @@ def main() -> None:
     sys.stdout = sys.stderr
     settings = Settings.from_environment()
     set_up_logging(settings.log_level, prefix="[%(threadName)s] ")
+    LogFile(settings.home).attach(prefix="[%(threadName)s] ")
     worker = Worker(MessageWriter(protocol), settings.home)
     threading.Thread(target=worker.listen, name="listen", daemon=True).start()
     threading.Thread(target=worker.beat, name="beat", daemon=True).start()
