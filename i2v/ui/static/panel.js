@@ -51,7 +51,7 @@ function draw() {
   if (canvas.width !== Math.round(width * density)) canvas.width = Math.round(width * density);
   if (canvas.height !== Math.round(height * density)) canvas.height = Math.round(height * density);
   const style = getComputedStyle(element), colour = (name) => style.getPropertyValue(name).trim();
-  const accent = colour(dark ? "--i2v-good" : "--color-accent"), faint = colour("--body-text-color-subdued"), warn = colour("--i2v-warn");
+  const accent = colour("--i2v-good"), faint = colour("--body-text-color-subdued"), warn = colour("--i2v-warn");
   const g = canvas.getContext("2d");
   g.setTransform(density, 0, 0, density, 0, 0);
   g.clearRect(0, 0, width, height);
@@ -79,7 +79,12 @@ function draw() {
     g.stroke();
     g.setLineDash([]);
   };
-  const word = (text, at, base, align, fill) => { Object.assign(g, { fillStyle: fill, textAlign: align }); g.fillText(text, at, base); };
+  const paper = colour("--background-fill-secondary");
+  const word = (text, at, base, align, fill) => { // on a halo, for lines may cross it
+    Object.assign(g, { fillStyle: fill, textAlign: align, strokeStyle: paper, lineWidth: 3, lineJoin: "round" });
+    g.strokeText(text, at, base);
+    g.fillText(text, at, base);
+  };
 
   const stages = m.stages || []; // bands: every other one is shaded, each is named where its name fits
   stages.forEach(([begun, name], i) => {
@@ -110,15 +115,17 @@ function draw() {
   g.fillStyle = accent;
   g.fill();
   g.globalAlpha = 1;
+  let name = () => {};
   if (foreseen) {
     rule(6, y(foreseen), width - 6, y(foreseen), accent, [5, 4]);
-    word(say("foreseen {amount}", { amount: bytes(m.foreseen_bytes) }), 10, y(foreseen) + (y(foreseen) > head + 16 ? -4 : 12), "left", accent);
+    name = () => word(say("foreseen {amount}", { amount: bytes(m.foreseen_bytes) }), 10, y(foreseen) + (y(foreseen) > head + 9 ? -4 : 12), "left", accent);
   }
   for (const t of m.marks || []) {
     const at = Math.min(width - 11, Math.max(11, x(t)));
     rule(at, head - 4, at, foot, warn, [2, 3]);
     word("▼", at, head + 4, "center", warn);
   }
+  name();
   const above = $(".above");
   above.hidden = idle || !clipped;
   i2v.put(above, say("(above the chart)"));
@@ -275,8 +282,13 @@ function follow(v) {
   if (v.job) here.searchParams.set("job", v.job);
   else here.searchParams.delete("job");
   if (here.href !== location.href) history.replaceState(history.state, "", here);
-  // A job just begun or opened is brought into view: on a phone it may stand far from the button.
-  if (before.job !== null && v.job) requestAnimationFrame(() => $(".i2v-panel").scrollIntoView({ block: "nearest", behavior: i2v.calm() ? "auto" : "smooth" }));
+  if (before.job !== null && v.job) requestAnimationFrame(bringIntoView);
+}
+
+// A job just begun or opened: on a phone it may stand far from the button.
+function bringIntoView() {
+  const box = document.querySelector("#result .i2v-result:not([hidden])") || $(".i2v-panel"), top = box.getBoundingClientRect().top;
+  if (top < 0 || top > innerHeight - 160) box.scrollIntoView({ block: "start", behavior: i2v.calm() ? "auto" : "smooth" });
 }
 
 function speed(v) {
