@@ -9,52 +9,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from benchmarks.served import serve
 from i2v.engine.run import Engine, RunSpec
 from i2v.media.formats import open_writer
 from i2v.media.image import fit_picture, load_picture, save_png
 from i2v.request import build_request
 
-ROOT = Path(__file__).parents[1]
-
 
 def seconds_to_page() -> float:
     """Start the app in a fresh home and return the seconds until its page is served."""
-    with socket.socket() as free, tempfile.TemporaryDirectory() as home:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        began = time.monotonic()
-        app = subprocess.Popen(
-            [sys.executable, "app.py", "--port", str(port)],
-            cwd=ROOT,
-            env=os.environ | {"I2V_HOME": home},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            while time.monotonic() - began < 120:
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2).read()
-                    return time.monotonic() - began
-                except OSError:
-                    time.sleep(0.05)
-            raise SystemExit("the page did not answer")
-        finally:
-            app.send_signal(signal.SIGINT)
-            app.wait(30)
+    with tempfile.TemporaryDirectory() as home, serve(Path(home)) as app:
+        return app.ready_s
 
 
 def default_request(runs: int = 3) -> dict[str, Any]:

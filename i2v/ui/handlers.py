@@ -133,16 +133,16 @@ class Handlers:
             return next((job.id for job in active if job.id == job_id), active[0].id)
         return job_id if job_id and self._service.snapshot(job_id) else ""
 
-    def tick(self, request: gr.Request, job_id: str, seen: dict[str, Any]) -> Updates:
+    def tick(self, request: gr.Request, job_id: str, seen: dict[str, Any] | None) -> Updates:
         """Bring the page up to date; only what changed is sent, the panel always."""
         p, language = self._parts, language_of(request)
         snapshot = self._service.snapshot(job_id) if job_id else None
-        before = Seen(**seen) if seen else None
+        before = _seen(seen)
         if snapshot is None:
-            nothing = {p.panel: idle_panel(language), p.seen: Seen().to_dict()}
+            nothing = {p.panel: idle_panel(language), p.seen: Seen().model_dump()}
             return nothing | (self._calm(language) if before is None or before.job else {})
         panel, now = job_panel(self._service, snapshot, before or Seen(), language)
-        updates: Updates = {p.panel: panel, p.seen: now.to_dict()}
+        updates: Updates = {p.panel: panel, p.seen: now.model_dump()}
         if before is None or (before.job, before.state) != (now.job, now.state):
             updates |= self._new_state(snapshot, language)
         return updates
@@ -168,3 +168,11 @@ class Handlers:
             p.stop: gr.Button(visible=state is JobState.RUNNING),
             p.result: result_box(self._service, snapshot, language),
         }
+
+
+def _seen(kept: dict[str, Any] | None) -> Seen | None:
+    """Return what a tab has kept; None for a new one, or for what no page of this version has kept."""
+    try:
+        return Seen.model_validate(kept) if kept else None
+    except ValidationError:
+        return None

@@ -111,12 +111,16 @@ def _answer(service: Service) -> dict[str, Any]:
 
 
 def _with_memory(made: dict[str, Any]) -> Parts:
-    """Add what a tab remembers and what wakes it up."""
+    """Add what a tab remembers and what wakes it up.
+
+    It remembers in hidden JSON and not in gr.State: for that Gradio would keep a connection open in every tab, and a
+    browser has six for one address, so that the seventh tab would never load.
+    """
     return Parts(
         job=gr.BrowserState("", storage_key="i2v_job", secret="i2v"),  # a job id is no secret of its browser
-        seen=gr.State({}),
+        seen=gr.JSON({}, visible=False),
         timer=gr.Timer(2.0),
-        foreseen=gr.State({}),
+        foreseen=gr.JSON({}, visible=False),
         forecast_timer=gr.Timer(3.0),  # other programs take memory and give it back
         **made,
     )

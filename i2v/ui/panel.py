@@ -5,10 +5,10 @@ static/panel.html, panel.css and panel.js draw it. What a job ended with is in r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from pydantic import BaseModel, ConfigDict
 
 from i2v.jobs.model import JobState
 from i2v.service import Service, Snapshot
@@ -38,17 +38,14 @@ _RUNNING = (JobState.RUNNING, JobState.STOPPING, JobState.CANCELLING)
 _COUNTED = ("denoise", "decode")
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a tab has been shown of a job, so that a tick sends only what is new. Kept by the tab as a dictionary."""
+class Seen(BaseModel):
+    """What a tab has been shown of a job, so that a tick sends only what is new. The tab keeps it, as JSON."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True)
     job: str = ""
     state: str = ""
     stage: str = ""
     point_s: float = -1.0  # the time of the last point of the chart
-
-    def to_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
 
 
 def build_panel() -> gr.HTML:
@@ -74,7 +71,12 @@ def job_panel(service: Service, snapshot: Snapshot, seen: Seen, language: Langua
     """
     job, progress = snapshot.job, snapshot.progress
     stage = str(progress.get("stage", ""))
-    now = Seen(job.id, job.state.value, stage, snapshot.samples[-1]["t_s"] if snapshot.samples else -1.0)
+    now = Seen(
+        job=job.id,
+        state=job.state.value,
+        stage=stage,
+        point_s=snapshot.samples[-1]["t_s"] if snapshot.samples else -1.0,
+    )
     same = (seen.job, seen.state, seen.stage) == (now.job, now.state, now.stage)
     plan, step_downs = _plan(snapshot), _from_run(snapshot, "step_downs")
     memory = job_memory(snapshot, plan, step_downs, seen.point_s if same else -1.0, language)

@@ -18,7 +18,7 @@ class Parts:
 
     tabs: gr.Tabs
     job: gr.BrowserState  # the id of the job on show; kept by the browser over a reload
-    seen: gr.State
+    seen: gr.JSON
     timer: gr.Timer
     panel: gr.HTML
     result: gr.HTML
@@ -29,7 +29,7 @@ class Parts:
     compare: gr.HTML
     system: gr.HTML
     forecast: gr.HTML
-    foreseen: gr.State  # what this tab has already been shown of the forecast
+    foreseen: gr.JSON  # what this tab has already been shown of the forecast
     forecast_timer: gr.Timer
     suggestions: tuple[gr.Button, ...]  # hidden until nothing fits
     card_presets: gr.Radio

@@ -277,6 +277,15 @@ def test_nothing_is_fetched_from_outside(browser: Browser, app: App) -> None:
     page.close()
 
 
+def test_no_connection_is_kept_open_so_that_a_seventh_tab_loads(browser: Browser, app: App) -> None:
+    context = browser.new_context()
+    for _ in range(7):
+        tab = context.new_page()
+        tab.goto(app.url, timeout=SLOW_MS)
+        tab.locator("#generate").wait_for()
+    context.close()
+
+
 def test_share_asks_for_a_login_and_goes_on_without_internet(browser: Browser, tmp_path: Path) -> None:
     app = App(tmp_path / "home", "--share")
     app.environment["GRADIO_SHARE_SERVER_ADDRESS"] = "127.0.0.1:9"  # never a real tunnel

@@ -27,6 +27,26 @@ window.i2v = (() => {
   return { say, speak, put, make, bytes, clock, calm, tab, language: spoken || "en" };
 })();
 
+// A video of i2v that is dropped anywhere goes to the button that loads its settings; pictures are left to the start image.
+(() => {
+  const isVideo = (item) => item.kind === "file" && /^video\/|^image\/gif$|zip/.test(item.type);
+  const carries = (event) => [...(event.dataTransfer?.items || [])].some(isVideo);
+  const mark = (on) => document.body.classList.toggle("i2v-drop", on);
+  const take = (event) => { event.preventDefault(); event.stopPropagation(); };
+  document.addEventListener("dragover", (event) => { if (carries(event)) { take(event); mark(true); } }, true);
+  document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) mark(false); }, true);
+  document.addEventListener("drop", (event) => {
+    mark(false);
+    const input = document.querySelector("#settings input[type=file][accept*='.mp4']");
+    if (!carries(event) || !input) return;
+    take(event);
+    const files = new DataTransfer();
+    files.items.add(event.dataTransfer.files[0]);
+    input.files = files.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  }, true);
+})();
+
 // Ctrl+Enter or Cmd+Enter anywhere in the form starts a generation.
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {

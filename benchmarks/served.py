@@ -1,0 +1,62 @@
+"""The app in a process of its own, as a person starts it, for benchmarks that look at it from outside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Served", "serve"]
+
+ROOT = Path(__file__).parents[1]
+_LIMIT_S = 120
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running app: where it is, its process id, and the seconds from its start until its page was served."""
+
+    url: str
+    pid: int
+    ready_s: float
+
+
+@contextmanager
+def serve(home: Path) -> Iterator[Served]:
+    """Start `python app.py` on a free port of this machine, and stop it as Ctrl+C does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    began = time.monotonic()
+    app = subprocess.Popen(
+        [sys.executable, "app.py", "--port", str(port)],
+        cwd=ROOT,
+        env=os.environ | {"I2V_HOME": str(home)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait_for(url, began)
+        yield Served(url, app.pid, time.monotonic() - began)
+    finally:
+        app.send_signal(signal.SIGINT)
+        app.wait(30)
+
+
+def _wait_for(url: str, began: float) -> None:
+    while time.monotonic() - began < _LIMIT_S:
+        try:
+            urllib.request.urlopen(f"{url}/", timeout=2).read()  # noqa: S310
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise SystemExit("the page did not answer")
