@@ -105,7 +105,8 @@ class Handlers:
                     settings = {} if asked.do == "fill" else self._refilled(job_id, asked.do, language_of(request))
                     changed = asked.fields.model_dump(exclude_none=True)
                     return settings | {self._form.fields[name]: value for name, value in changed.items()}
-        return gr.skip()
+        nothing: Updates = gr.skip()
+        return nothing
 
     def _refilled(self, job_id: str, wish: str, language: Language) -> Updates:
         """Fill the form from the job on show; to extend its video, with its last frame as the picture."""
@@ -125,7 +126,7 @@ class Handlers:
     def attach(self, request: gr.Request, job_id: str) -> str:
         """Choose the job a freshly loaded page shows: that of its link, else a running one, else the one before."""
         self._service.warm_up()
-        linked = request.query_params.get("job", "")
+        linked = str(request.query_params.get("job", ""))
         if linked and self._service.snapshot(linked):
             return linked
         active = self._service.active_jobs()

@@ -21,7 +21,11 @@ _BANDS = {"load": "Load", "encode": "Read", "denoise": "Denoise", "decode": "Dec
 
 
 def job_memory(
-    snapshot: Snapshot, plan: Mapping[str, Any], step_downs: Sequence[Mapping[str, Any]], after_s: float, language: Language
+    snapshot: Snapshot,
+    plan: Mapping[str, Any],
+    step_downs: Sequence[Mapping[str, Any]],
+    after_s: float,
+    language: Language,
 ) -> dict[str, Any] | None:
     """Return the memory of a run, or None where nothing was measured.
 

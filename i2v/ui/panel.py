@@ -50,7 +50,7 @@ class Seen(BaseModel):
 
 def build_panel() -> gr.HTML:
     """Return the part, empty until the first tick."""
-    return build_drawn("panel", {}, elem_id="panel")
+    return build_drawn("panel", {}, elem_id="panel", scripts=("panel_chart", "panel_film"))
 
 
 def idle_panel(language: Language = ENGLISH) -> dict[str, Any]:

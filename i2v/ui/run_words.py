@@ -32,7 +32,9 @@ def run_facts(request: Mapping[str, Any], result: Mapping[str, Any], language: L
 def _stopped(stopped: Mapping[str, Any], language: Language) -> list[str]:
     if not stopped:
         return []
-    text = "kept after step {step} of {total}" if stopped["stage"] == "denoise" else "kept after frame {step} of {total}"
+    text = (
+        "kept after step {step} of {total}" if stopped["stage"] == "denoise" else "kept after frame {step} of {total}"
+    )
     return [language.say(text, step=stopped["step"], total=stopped["total"])]
 
 
