@@ -108,7 +108,7 @@ def _checked_name(name: str) -> str:
 def _checked_values(values: Mapping[str, Any]) -> dict[str, Any]:
     unknown = sorted(set(values) - KEPT_FIELDS)
     if unknown:
-        raise InputError(f"{unknown[0]!r} cannot be kept in a preset", "Leave it out.", field="values")
+        raise InputError(f"a preset cannot keep {unknown[0]!r}", "Leave it out.", field="values")
     for name, value in values.items():
         parts = value if isinstance(value, list | tuple) else [value]
         if not all(isinstance(part, _SCALARS) for part in parts):

@@ -50,7 +50,7 @@ class Form:
         self.fields["image"] = gr.Image(
             label=label("Start image"),
             type="filepath",
-            sources=["upload", "clipboard"],
+            sources=["upload", "clipboard", *(["webcam"] if self._service.settings.webcam else [])],
             height=260,
             elem_id="picture",
         )

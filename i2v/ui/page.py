@@ -158,8 +158,7 @@ def _wire_form(page: gr.Blocks, service: Service, form: Form, handlers: FormHand
     form.swap.click(handlers.swap_sides, form.components, form.components, **_QUIET)
     parts.quality.input(handlers.choose_quality, [parts.quality, model], form.components, **_QUIET)
     parts.load_settings.upload(handlers.load_settings, parts.load_settings, form.filled, **_QUIET)
-    if hasattr(service, "presets"):  # until they are merged
-        parts.own_presets.wire(page, service, form, _QUIET)
+    parts.own_presets.wire(page, service, form, _QUIET)
     _wire_forecast(page, form, handlers, parts)
 
 
