@@ -20,6 +20,7 @@ __all__ = ["idle_panel", "job_panel", "peak_words"]
 _MOST_POINTS = 240
 _STATE_WORDS = {
     JobState.QUEUED: "Waiting",
+    JobState.STOPPING: "Stopping, keeping what is there…",
     JobState.CANCELLING: "Cancelling…",
     JobState.CANCELLED: "Cancelled",
     JobState.DONE: "Done",
@@ -44,7 +45,7 @@ def job_panel(service: Service, snapshot: Snapshot, preview_seen: int, language:
     """Return the panel of a job. The preview is sent only when it is newer than `preview_seen`."""
     job, progress = snapshot.job, snapshot.progress
     plan, step_downs = _plan(snapshot), _from_run(snapshot, "step_downs")
-    running = job.state in (JobState.RUNNING, JobState.CANCELLING)
+    running = job.state in (JobState.RUNNING, JobState.STOPPING, JobState.CANCELLING)
     stage = progress.get("stage", "")
     number = snapshot.live.preview_number if snapshot.live else 0
     preview = snapshot.picture("preview.webp") if running and number > preview_seen else None
@@ -58,7 +59,7 @@ def job_panel(service: Service, snapshot: Snapshot, preview_seen: int, language:
         "fraction": 1.0 if job.state is JobState.DONE else progress.get("fraction", 0.0),
         "per_second": progress.get("per_second") if running else None,
         "elapsed_s": progress.get("elapsed_s"),
-        "eta_s": progress.get("eta_s") if job.state is JobState.RUNNING else None,
+        "eta_s": progress.get("eta_s") if job.state in (JobState.RUNNING, JobState.STOPPING) else None,
         "message": describe_error(job.error) if job.state is JobState.FAILED else "",
         "plan": f"Plan: {plan['reason']}" if plan.get("reason") else "",
         "step_downs": [_step_down_sentence(step) for step in step_downs],
