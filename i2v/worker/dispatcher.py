@@ -211,7 +211,7 @@ class _RunWatch:
                 return JobState.DONE, event.data | seen, None
             case "failed":
                 state = JobState.CANCELLED if event.data["kind"] == "Cancelled" else JobState.FAILED
-                return state, None, event.data
+                return state, None, self._with_step_downs(event.data)
             case "lost":
                 return self._lost(event.data["exit_code"])
         return None
@@ -269,7 +269,11 @@ class _RunWatch:
             f"the worker process ended unexpectedly during {stage} (exit code {exit_code})",
             "The machine may have run out of memory: press Try again, or choose a smaller size.",
         )
-        return JobState.FAILED, None, error.to_dict()
+        return JobState.FAILED, None, self._with_step_downs(error.to_dict())
+
+    def _with_step_downs(self, error: dict[str, Any]) -> dict[str, Any]:
+        """Return an error with what the run had already done to go on."""
+        return error | {"step_downs": list(self.live.step_downs)} if self.live.step_downs else error
 
 
 def _as_error(error: Exception) -> dict[str, Any]:

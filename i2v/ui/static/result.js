@@ -165,12 +165,19 @@ $(".more").addEventListener("toggle", async () => {
 
 // ---- The video
 
-// The frames that the panel shows stay until the video can take their place; a video that does not come must not keep them.
+// The frames that the panel shows stay until the video can take their place, also on the screen: the page is scrolled by
+// what was put above. A video that does not come must not keep them.
 function reveal() {
   if (!box.hidden) return;
+  const before = filmBox()?.top, root = document.documentElement;
+  root.style.overflowAnchor = "none"; // else the browser keeps the place of what stands below
   box.hidden = false;
   document.dispatchEvent(new Event("i2v:video"));
+  if (before != null && before < innerHeight) scrollBy({ top: $(".view").getBoundingClientRect().top - before, behavior: "instant" });
+  requestAnimationFrame(() => requestAnimationFrame(() => { root.style.overflowAnchor = ""; }));
 }
+
+const filmBox = () => document.querySelector("#panel .screen:not([hidden]) .view")?.getBoundingClientRect();
 
 function showVideo(v) {
   $(".view").hidden = !v.video;
@@ -184,7 +191,7 @@ function showVideo(v) {
   video.autoplay = !i2v.calm();
   video.poster = v.poster || "";
   video.src = v.video;
-  if (!document.querySelector("#panel .screen:not([hidden])")) return reveal();
+  if (!filmBox()) return reveal();
   for (const kind of ["loadeddata", "error"]) video.addEventListener(kind, reveal, { once: true });
   setTimeout(reveal, 3000);
 }
