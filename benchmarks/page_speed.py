@@ -4,6 +4,7 @@ In headless Chromium (I2V_TEST_BROWSER, "chromium" of the system, or Playwright'
 
 - cold: a browser that has never been here; seconds until Generate is visible, kilobytes sent, requests to elsewhere
 - warm: the same browser again
+- forecast: milliseconds from a change of a slider until the page shows the forecast of the new value, worst of nine
 - live: while a job runs, frames that took longer than 50 ms and tasks of the main thread over 50 ms, a minute of each,
   beside the same time on an idle page
 - tabs: of seven open at once, how many show a running job's progress move
@@ -43,6 +44,7 @@ BARS = {
     "warm_generate_visible_s": 1.0,
     "cold_kilobytes": 900,
     "outside_requests": 0,
+    "forecast_after_change_ms": 300,
     "live_long_frames_per_minute": 1,
     "live_tabs": 7,
     "idle_core_percent": 3,
@@ -65,6 +67,21 @@ _WATCH = """() => {
   const count = (list) => { window.i2vFrames.tasks += list.getEntries().length; };
   new PerformanceObserver(count).observe({ type: "longtask" });
 }"""
+
+
+_CHANGE = """(frames) => new Promise((resolve) => {
+  const slider = document.querySelector("#frames input[type=range]"), clip = document.querySelector("#forecast .clip");
+  const began = performance.now();
+  const seen = new MutationObserver(() => {
+    if (!clip.textContent.includes(`${frames} frames`)) return;
+    seen.disconnect();
+    resolve(performance.now() - began);
+  });
+  seen.observe(clip, { childList: true, characterData: true, subtree: true });
+  slider.value = frames;
+  slider.dispatchEvent(new Event("input", { bubbles: true }));
+  slider.dispatchEvent(new Event("change", { bubbles: true }));
+})"""
 
 
 @contextmanager
@@ -126,6 +143,22 @@ def _count_traffic(page: Page) -> tuple[list[float], list[str]]:
     session.on("Network.loadingFinished", lambda event: sent.append(event["encodedDataLength"]))
     page.on("request", lambda request: asked.append(request.url))
     return sent, asked
+
+
+def forecasting(browser: Browser, app: Served) -> dict[str, Any]:
+    """Return how long the forecast takes to follow a slider."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    page, _ = _visit(context, app.url)
+    page.wait_for_function("document.querySelector('.i2v-forecast')?.dataset.state === 'fits'")
+    took = []
+    for frames in range(30, 40):
+        took.append(page.evaluate(_CHANGE, frames))
+        page.wait_for_timeout(700)
+    context.close()
+    return {
+        "forecast_after_change_ms": round(max(took[1:])),  # the first one opens connections
+        "forecast_after_change_median_ms": round(statistics.median(took)),
+    }
 
 
 def idle(browser: Browser, app: Served, seconds: float) -> dict[str, Any]:
@@ -267,7 +300,7 @@ def measure(seconds: float, runs: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name, serve(Path(name) / "home") as app, _browser() as browser:
         picture = _picture(Path(name))
         figures = {"page_answers_after_s": round(app.ready_s, 2)} | loading(browser, app)
-        figures |= idle(browser, app, seconds / 3)
+        figures |= forecasting(browser, app) | idle(browser, app, seconds / 3)
         figures |= live(browser, app, picture, seconds)
         return figures | overhead(browser, app, picture, runs)
 

@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -18,10 +19,14 @@ from typing import Any
 
 import psutil
 
+from i2v import __version__
+
 __all__ = [
     "Gpu",
     "Memory",
     "first_visible_gpu",
+    "folder_bytes",
+    "folder_entries",
     "free_disk_bytes",
     "gpus",
     "machine_memory",
@@ -189,6 +194,27 @@ def free_disk_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
+def folder_bytes(folder: Path | str) -> int:
+    """Return the bytes of all files under a folder; links are not followed, and what vanishes meanwhile is nothing."""
+    total = 0
+    for entry in folder_entries(folder):
+        with suppress(FileNotFoundError):
+            if entry.is_dir(follow_symlinks=False):
+                total += folder_bytes(entry.path)
+            elif entry.is_file(follow_symlinks=False):
+                total += entry.stat(follow_symlinks=False).st_size
+    return total
+
+
+def folder_entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    """Return what a folder holds, nothing if it is not there."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def process_started(pid: int | None = None) -> float:
     """Return when a process started (this one by default), on a clock that nobody sets: tells a recycled pid apart.
 
@@ -216,7 +242,7 @@ def process_exists(pid: int, started: float) -> bool:
 
 def versions() -> dict[str, str]:
     """Return the versions that matter in a bug report; missing packages are named as such."""
-    found = {"python": platform.python_version(), "system": platform.platform(terse=True)}
+    found = {"i2v": __version__, "python": platform.python_version(), "system": platform.platform(terse=True)}
     for package in ("torch", "diffusers", "transformers", "gradio", "imageio-ffmpeg", "sqlalchemy"):
         try:
             found[package] = metadata.version(package)

@@ -44,7 +44,11 @@ def launch(settings: Settings, options: LaunchOptions) -> None:
     from i2v.api import Login, create_app
     from i2v.service import Service
 
-    app = create_app(Service(settings), Login(*login) if login else None, _allowed_hosts(options))
+    service = Service(settings)
+    service.log_file.attach(rotate=True)
+    if login:
+        service.log_file.keep_secret(login[1])
+    app = create_app(service, Login(*login) if login else None, _allowed_hosts(options))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
     # Open pages hold streams; that they are cut when the person stops i2v is nothing to report.
     logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)

@@ -6,7 +6,6 @@ The only module of i2v that a face imports besides the values it hands on (reque
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import shutil
 import time
@@ -19,22 +18,27 @@ from i2v import devices
 from i2v.errors import I2VError, InputError, ModelFilesError, StorageError, UnknownJobError
 from i2v.jobs.model import TERMINAL, Job, JobState
 from i2v.jobs.store import JobStore
+from i2v.library import Library
+from i2v.log_file import LogFile
+from i2v.machine_facts import SPARE_DISK_BYTES, MachineFacts, describe_machine, machine_facts
 from i2v.media.image import load_picture, picture_sha256, save_png
 from i2v.memory.ladder import Ladder
 from i2v.models import download
 from i2v.models.files import check_folder
 from i2v.models.prompt_length import measure_prompt
-from i2v.presets import ModelPreset, load_presets, preset_named
+from i2v.outlook import Fit, Outlook
+from i2v.presets import ModelPreset, preset_named
 from i2v.request import GenerationRequest, build_request
+from i2v.saved_presets import SavedPresets
 from i2v.settings import Settings
-from i2v.worker.dispatcher import Dispatcher, LiveJob
-from i2v.worker.executor import LocalExecutor
+from i2v.shelf import ModelShelf, ModelState
+from i2v.worker.dispatcher import FRAMES_FOLDER, Dispatcher, LiveJob
+from i2v.worker.executor import LocalExecutor, WorkerState
 from i2v.worker.forecaster import Forecaster
 
-__all__ = ["Counts", "ModelState", "Service", "Snapshot"]
+__all__ = ["Counts", "ModelState", "Service", "Snapshot", "WorkerState"]
 
 _log = logging.getLogger(__name__)
-_SPARE_DISK_BYTES = 200 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,17 @@ class Snapshot:
             return list(self.live.samples)
         return list((self.job.result or {}).get("samples", []))
 
+    @property
+    def frames_folder(self) -> Path:
+        """Where small decoded frames are while the rest decodes: 00000.jpg and so on; gone when the run is over."""
+        return self.folder / FRAMES_FOLDER
+
+    @property
+    def frames_ready(self) -> int:
+        """How many are there; 0 when the run is over. One that could not be written may be missing."""
+        progress = self.progress
+        return int(progress["step"]) if not self.is_over and progress.get("stage") == "decode" else 0
+
     def file(self, kind: str = "mp4") -> Path | None:
         """A finished file of the job, if it is there."""
         name = ((self.job.result or {}).get("files") or {}).get(kind)
@@ -67,19 +82,9 @@ class Snapshot:
         return path if path and path.is_file() else None
 
     def picture(self, name: str) -> Path | None:
-        """The job's "picture.png", "poster.jpg" or "preview.webp", if it is there."""
+        """The job's "picture.png", "poster.jpg", "preview.webp" or "last.png" (its last frame), if it is there."""
         path = self.folder / name
         return path if path.is_file() else None
-
-
-@dataclass(frozen=True)
-class ModelState:
-    """One model and whether this machine has its files."""
-
-    preset: ModelPreset
-    installed: bool
-    folder: Path
-    disk_bytes: int
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,10 @@ class Counts:
 
 
 class Service:
-    """The app behind the faces. One per process; several processes may share a home folder."""
+    """The app behind the faces. One per process; several processes may share a home folder.
+
+    `library` has the jobs that were made and their files, `shelf` the models, `presets` what a person saved.
+    """
 
     def __init__(self, settings: Settings, runner: str = "web"):
         settings.make_folders()
@@ -105,12 +113,19 @@ class Service:
         self._executor = executor = LocalExecutor(settings.log_level)
         self._dispatcher = Dispatcher(self._store, executor, settings, runner)
         self._forecaster = Forecaster(self._store, settings.home, lambda: executor.pid)
+        self._outlook = Outlook(self._store, self._forecaster, self._live_eta_s)
+        self.library = Library(self._store, settings)
+        self.shelf = ModelShelf(settings.home, self._store, self._forecaster.forget)
+        self.presets = SavedPresets(self._store.engine)
+        self.log_file = LogFile(settings.home)
 
     def start(self) -> None:
         """Settle what an earlier process left behind, then begin to run jobs."""
         for job in self._store.requeue_or_fail_orphans(devices.process_exists):
             _log.warning("job %s was interrupted and is now %s", job.id, job.state)
+            shutil.rmtree(self.settings.job_folder(job.id) / FRAMES_FOLDER, ignore_errors=True)
         self._dispatcher.start()
+        self.library.start()
 
     def warm_up(self) -> None:
         """Get the worker ready while a person is still choosing a picture."""
@@ -119,6 +134,8 @@ class Service:
     def close(self) -> None:
         """Stop running jobs and release everything."""
         self._dispatcher.close()
+        self.shelf.close()
+        self.library.close()
         self._forecaster.close()
         self._store.close()
 
@@ -216,7 +233,7 @@ class Service:
 
     def _check_disk(self, request: GenerationRequest) -> None:
         per_frame = request.width * request.height * (3 if "png" in request.formats else 1)
-        needed = _SPARE_DISK_BYTES + per_frame * request.num_frames
+        needed = SPARE_DISK_BYTES + per_frame * request.num_frames
         free = devices.free_disk_bytes(self.settings.home)
         if free < needed:
             raise StorageError(
@@ -229,6 +246,12 @@ class Service:
     def cancel(self, job_id: str) -> Job:
         """Ask for a job to stop; it is cancelled once the worker confirms."""
         job = self._store.request_cancel(job_id)
+        self._dispatcher.wake()
+        return job
+
+    def stop_and_keep(self, job_id: str) -> Job:
+        """Ask for a running job to end early with a video of what is there. Raises InputError for one that waits."""
+        job = self._store.request_stop(job_id)
         self._dispatcher.wake()
         return job
 
@@ -265,19 +288,40 @@ class Service:
         return self._store.active()
 
     def history(
-        self, limit: int = 20, offset: int = 0, search: str = "", states: Collection[JobState] | None = None
+        self,
+        limit: int = 20,
+        offset: int = 0,
+        search: str = "",
+        states: Collection[JobState] | None = None,
+        favourites: bool = False,
     ) -> list[Snapshot]:
         """Return a page of jobs, newest first; each word of `search` is in the prompt or the picture's name."""
-        return [self._snapshot(job) for job in self._store.list(limit, offset, search, states=states)]
+        return [self._snapshot(job) for job in self._store.list(limit, offset, search, favourites, states)]
 
-    def count_jobs(self, search: str = "", states: Collection[JobState] | None = None) -> int:
+    def count_jobs(self, search: str = "", states: Collection[JobState] | None = None, favourites: bool = False) -> int:
         """Return how many jobs `history` would give without a limit."""
-        return self._store.count(search, states=states)
+        return self._store.count(search, favourites, states)
+
+    def wait_s(self, job_id: str) -> float | None:
+        """Return the seconds until a queued job begins; None if unknown, or it is not queued."""
+        return self._outlook.wait_s(job_id)
+
+    def _live_eta_s(self, job_id: str) -> float | None:
+        live = self._dispatcher.live(job_id)
+        return live.progress.get("eta_s") if live else None
 
     def counts(self) -> Counts:
         """Return what is counted for those who watch over i2v."""
         totals = self._dispatcher.totals
         return Counts(self._store.count_by_state(), totals.ended(), totals.stages(), self._executor.starts)
+
+    def worker_state(self) -> WorkerState:
+        """Return what this app's worker process is and holds now."""
+        return self._executor.state()
+
+    def unload(self) -> None:
+        """Have the idle worker drop its model and give the memory back. Raises InputError while a job runs."""
+        self._executor.unload()
 
     def health(self) -> dict[str, bool]:
         """Say of each part that must live whether it does: the store answers, the dispatcher takes jobs."""
@@ -289,68 +333,33 @@ class Service:
             store_answers = False
         return {"store": store_answers, "dispatcher": self._dispatcher.is_alive}
 
+    # Models and machine
+
     def models(self) -> list[ModelState]:
         """Return every model with what is on disk of it."""
-        home = self.settings.home
-        return [
-            ModelState(
-                preset,
-                download.is_installed(preset, home),
-                download.model_folder(preset, home),
-                download.size_on_disk(preset, home),
-            )
-            for preset in load_presets().values()
-        ]
+        return self.shelf.models()
 
     def download_model(
         self, name: str, progress: Callable[[int, int], None], cancelled: Callable[[], bool] = lambda: False
     ) -> Path:
         """Fetch a model's files; goes on where an interrupted download stopped. Raises ModelFilesError."""
-        folder = download.download(preset_named(name), self.settings.home, progress, cancelled)
-        self._forecaster.forget()
-        return folder
+        return self.shelf.download(name, progress, cancelled)
+
+    def fits(self, model_name: str) -> Fit | None:
+        """Say whether a model's defaults fit this machine now; None while its memory is being traced."""
+        return self._outlook.fits(model_name)
+
+    def machine(self) -> MachineFacts:
+        """Return what the machine has now."""
+        return machine_facts(self.settings.home)
 
     def doctor(self) -> dict[str, Any]:
         """Return what the machine has and what is wrong with it, each problem with its remedy."""
-        memory, cards = devices.machine_memory(), devices.gpus()
-        free_disk = devices.free_disk_bytes(self.settings.home)
-        return {
-            "gpus": [
-                {
-                    "name": gpu.name,
-                    "driver": gpu.driver,
-                    "vram_total_bytes": gpu.total_bytes,
-                    "vram_free_bytes": gpu.free_bytes,
-                }
-                for gpu in cards
-            ],
-            "ram_total_bytes": memory.total_bytes,
-            "ram_available_bytes": memory.available_bytes,
-            "cpu_count": os.cpu_count(),
-            "home": str(self.settings.home),
-            "disk_free_bytes": free_disk,
-            "versions": devices.versions(),
-            "models_installed": [state.preset.name for state in self.models() if state.installed],
-            "problems": _problems(free_disk, memory.available_bytes),
-        }
+        return describe_machine(self.machine(), [state.preset.name for state in self.models() if state.installed])
 
-
-def _problems(free_disk: int, available_ram: int) -> list[dict[str, str]]:
-    from imageio_ffmpeg import get_ffmpeg_exe
-
-    found = []
-    missing = [name for name, version in devices.versions().items() if version == "not installed"]
-    if missing:
-        found.append({"problem": f"not installed: {', '.join(missing)}", "remedy": "Run ./start_app.sh --check"})
-    try:
-        get_ffmpeg_exe()
-    except RuntimeError:
-        found.append({"problem": "ffmpeg was not found", "remedy": "Run: pip install --force-reinstall imageio-ffmpeg"})
-    if free_disk < 2 * _SPARE_DISK_BYTES:
-        found.append({"problem": f"only {free_disk >> 20} MiB of disk are free", "remedy": "Free disk space."})
-    if available_ram < 2 << 30:
-        found.append({"problem": f"only {available_ram >> 20} MiB of memory are free", "remedy": "Close programs."})
-    return found
+    def log_tail(self, lines: int = 80) -> list[str]:
+        """Return the last lines of the log, secrets hidden."""
+        return self.log_file.tail(lines)
 
 
 def describe_error(error: dict[str, Any] | None) -> str:

@@ -5,6 +5,7 @@
     CHUNK_SIZE       frames worked on at a time, from 1                            default: i2v chooses for each job
     USE_FP16         true or false (1, 0, yes, no): compute in fp16                default: i2v chooses for each job
     USE_BF16         the same for bf16; not both                                   default: i2v chooses for each job
+    I2V_WEBCAM       true or false: the start picture may come from a webcam       default: false
 
 The Hugging Face libraries read their own variables (HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE). No torch.
 """
@@ -27,13 +28,14 @@ class Settings:
     """Folders and switches of one installation.
 
     `chunk_frames` and `precision` ("fp16" or "bf16") are what a request has that names none of its own; None leaves the
-    choice to i2v.
+    choice to i2v. `webcam`: the page may ask for one.
     """
 
     home: Path
     log_level: str = "INFO"
     chunk_frames: int | None = None
     precision: str | None = None
+    webcam: bool = False
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -42,7 +44,7 @@ class Settings:
         if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise InputError(f"I2V_LOG_LEVEL is {level!r}", "Use DEBUG, INFO, WARNING or ERROR.")
         home = Path(environ.get("I2V_HOME") or Path.home() / ".i2v").expanduser().absolute()
-        return cls(home, level, _chunk_frames(environ), _precision(environ))
+        return cls(home, level, _chunk_frames(environ), _precision(environ), _is_on(environ, "I2V_WEBCAM"))
 
     @property
     def database(self) -> Path:

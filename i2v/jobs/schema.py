@@ -1,13 +1,13 @@
-"""The tables as the code expects them. Every change here needs a new file in migrations/versions (tested).
+"""The tables as the code expects them: jobs, and presets that a person saved.
 
-Knows SQLAlchemy and nothing of where the database is.
+Every change here needs a new file in migrations/versions (tested). Knows SQLAlchemy, not where the database is.
 """
 
 from __future__ import annotations
 
 from sqlalchemy import JSON, Boolean, Column, Float, Index, Integer, MetaData, String, Table
 
-__all__ = ["JOBS", "METADATA"]
+__all__ = ["JOBS", "METADATA", "SAVED_PRESETS"]
 
 METADATA = MetaData()
 
@@ -32,6 +32,16 @@ JOBS = Table(
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
+    Column("deleted_at", Float),  # None for a job that is there; 0 for one whose files are being removed
     Index("ix_jobs_id", "id", unique=True),
     Index("ix_jobs_state_queue_number", "state", "queue_number"),
+)
+
+SAVED_PRESETS = Table(
+    "saved_presets",
+    METADATA,
+    Column("name", String(40), primary_key=True),
+    Column("model", String, nullable=False),
+    Column("values", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
 )

@@ -1,8 +1,9 @@
 """The jobs on disk: the only truth about them, shared by every thread and process of one home folder.
 
 What a method changed is on disk when it returns, whole. Events about a run may come late, twice or never:
-what a run writes is accepted only while it is the job's current attempt. Every method may raise StorageError.
-Times come from the clock it was given, and nothing is ordered by them. Knows no executors, folders or pages.
+what a run writes is accepted only while it is the job's current attempt. A deleted job is found by
+nothing but `restore`. Every method may raise StorageError. Times come from the clock it was given, and nothing is
+ordered by them. Knows no executors, folders or pages.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, delete, func, insert, select, update
 
 from i2v.devices import process_started
 from i2v.errors import Cancelled, InputError, UnknownJobError, WorkerDiedError
@@ -28,9 +29,12 @@ from i2v.jobs.schema import JOBS
 __all__ = ["JobStore"]
 
 Jobs = list[Job]  # inside the class, `list` is the method
+Ids = list[str]
 _COLUMNS = [JOBS.c[field.name] for field in fields(Job)]
+_IS_THERE = JOBS.c.deleted_at.is_(None)
 _CLEAN: dict[str, Any] = {"progress": {}} | dict.fromkeys(("error", "result", "started_at", "finished_at"))
 _SEARCHED_WORDS = 16  # SQLite limits how deep a condition may be
+_DOOMED = 0.0  # the time of deletion of a job whose files are being removed
 _TRY_AGAIN = "Press Try again to run it once more."
 
 
@@ -41,6 +45,11 @@ class JobStore:
         self._clock = clock
         self._engine = open_engine(path, busy_timeout_s)
         upgrade(self._engine)
+
+    @property
+    def engine(self) -> Engine:
+        """The database, for what is kept in it besides jobs."""
+        return self._engine
 
     def close(self) -> None:
         """Release the database file."""
@@ -108,9 +117,20 @@ class JobStore:
             job = _known(connection, job_id)
             if job.state is JobState.QUEUED:
                 return _moved(connection, JobState.CANCELLED, job, finished_at=self._clock())
-            if job.state is JobState.RUNNING:
+            if job.state in (JobState.RUNNING, JobState.STOPPING):
                 return _moved(connection, JobState.CANCELLING, job)
             return job
+
+    def request_stop(self, job_id: str) -> Job:
+        """Ask a running job to end with what it has made, leave one that is stopping, cancelling or over.
+
+        Raises InputError for one that waits, or is unknown.
+        """
+        with writing(self._engine) as connection:
+            job = _known(connection, job_id)
+            if job.state is JobState.QUEUED:
+                raise InputError("the job has not begun", "Cancel it instead.")
+            return _moved(connection, JobState.STOPPING, job) if job.state is JobState.RUNNING else job
 
     def retry(self, job_id: str, runner: str) -> Job:
         """Queue a failed or cancelled job again, behind all others. Raises InputError for any other."""
@@ -147,21 +167,69 @@ class JobStore:
             job = _known(connection, job_id)
             connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(favourite=favourite))
 
+    def add_file(self, job_id: str, kind: str, name: str, size_bytes: int) -> None:
+        """Add a file that was made later to the result of a finished job. Raises InputError if it has none."""
+        with writing(self._engine) as connection:
+            job = _known(connection, job_id)
+            if job.state is not JobState.DONE:
+                raise InputError(f"the job is {job.state}", "Only a finished one has files.")
+            result = job.result or {}
+            result = result | {
+                "files": result.get("files", {}) | {kind: name},
+                "file_bytes": result.get("file_bytes", {}) | {kind: size_bytes},
+            }
+            connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(result=result))
+
+    # Deleting: at first only a mark, so that it can be undone
+
     def delete(self, job_id: str) -> None:
-        """Forget a job that is over. Raises InputError if it is not, or unknown."""
+        """Put a job that is over in the bin, where only `restore` finds it. Raises InputError for any other."""
         with writing(self._engine) as connection:
             job = _known(connection, job_id)
             if job.state not in TERMINAL:
                 raise InputError(f"the job is {job.state}", "Cancel it first.")
-            connection.execute(delete(JOBS).where(JOBS.c.id == job.id))
+            connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(deleted_at=self._clock()))
+
+    def restore(self, job_id: str) -> None:
+        """Take a job out of the bin; one that is not in it stays as it is. Raises InputError when it is gone."""
+        with writing(self._engine) as connection:
+            taken_out = (JOBS.c.id == job_id) & (JOBS.c.deleted_at > _DOOMED)
+            if not connection.execute(update(JOBS).where(taken_out).values(deleted_at=None)).rowcount:
+                _known(connection, job_id)
+
+    def deleted(self) -> set[str]:
+        """Return the ids of the jobs in the bin, those that are being removed included."""
+        with reading(self._engine) as connection:
+            return set(connection.scalars(select(JOBS.c.id).where(JOBS.c.deleted_at.is_not(None))))
+
+    def doom(self, older_than_s: float) -> Ids:
+        """Return the jobs deleted at least so long ago; from now on they cannot be restored."""
+        due = JOBS.c.deleted_at <= self._clock() - older_than_s
+        with reading(self._engine) as connection:  # asked now and then: nothing is written when there is nothing
+            if connection.scalar(select(JOBS.c.id).where(due).limit(1)) is None:
+                return []
+        with writing(self._engine) as connection:
+            return [*connection.scalars(update(JOBS).where(due).values(deleted_at=_DOOMED).returning(JOBS.c.id))]
+
+    def forget(self, job_id: str) -> None:
+        """Remove a doomed job for good."""
+        with writing(self._engine) as connection:
+            connection.execute(delete(JOBS).where(JOBS.c.id == job_id, JOBS.c.deleted_at == _DOOMED))
 
     # Looking
 
     def get(self, job_id: str) -> Job | None:
         """Return the job, or None."""
         with reading(self._engine) as connection:
-            row = connection.execute(select(*_COLUMNS).where(JOBS.c.id == job_id)).one_or_none()
+            row = connection.execute(select(*_COLUMNS).where(JOBS.c.id == job_id, _IS_THERE)).one_or_none()
         return _job(row) if row else None
+
+    def with_picture(self, image_sha256: str, limit: int = 8) -> Jobs:
+        """Return the newest jobs whose start picture has this hash."""
+        same = JOBS.c.request["image_sha256"].as_string() == image_sha256
+        found = select(*_COLUMNS).where(same, _IS_THERE).order_by(JOBS.c.number.desc()).limit(limit)
+        with reading(self._engine) as connection:
+            return [_job(row) for row in connection.execute(found)]
 
     def list(
         self,
@@ -185,13 +253,13 @@ class JobStore:
 
     def count_by_state(self) -> dict[JobState, int]:
         """Return how many jobs there are in each state."""
-        counted = select(JOBS.c.state, func.count()).group_by(JOBS.c.state)
+        counted = select(JOBS.c.state, func.count()).where(_IS_THERE).group_by(JOBS.c.state)
         with reading(self._engine) as connection:
             found = {JobState(state): int(number) for state, number in connection.execute(counted)}
         return dict.fromkeys(JobState, 0) | found
 
     def active(self, runner: str | None = None) -> Jobs:
-        """Return queued, running and cancelling jobs in the order they run, of one runner or of all."""
+        """Return the jobs that are not over in the order they run, of one runner or of all."""
         found = select(*_COLUMNS).where(JOBS.c.state.in_(ACTIVE)).order_by(JOBS.c.queue_number)
         if runner is not None:
             found = found.where(JOBS.c.runner == runner)
@@ -215,7 +283,7 @@ def _job(row: Row[Any]) -> Job:
 
 
 def _known(connection: Connection, job_id: str) -> Job:
-    row = connection.execute(select(*_COLUMNS).where(JOBS.c.id == job_id)).one_or_none()
+    row = connection.execute(select(*_COLUMNS).where(JOBS.c.id == job_id, _IS_THERE)).one_or_none()
     if row is None:
         raise UnknownJobError(f"there is no job {job_id}", "It may have been deleted.")
     return _job(row)
@@ -259,7 +327,7 @@ def _has_process(job: Job, is_alive: Callable[[int, float], bool]) -> bool:
 
 def _filters(search: str, favourites: bool, states: Collection[JobState] | None) -> Any:
     words = _folded(search).split()[:_SEARCHED_WORDS]
-    found = [func.instr(JOBS.c.search_text, word) > 0 for word in words]
+    found = [_IS_THERE, *(func.instr(JOBS.c.search_text, word) > 0 for word in words)]
     if favourites:
         found.append(JOBS.c.favourite.is_(True))
     if states is not None:

@@ -21,8 +21,9 @@ from i2v.media.part import whole_file
 from i2v.media.video import VideoWriter
 from i2v.media.writer import FrameWriter, Pixels
 
-__all__ = ["GifWriter", "PngZipWriter", "WebpWriter", "open_writer", "poster", "read_request"]
+__all__ = ["ENDINGS", "GifWriter", "PngZipWriter", "WebpWriter", "open_writer", "poster", "read_request"]
 
+ENDINGS = {"mp4": ".mp4", "gif": ".gif", "webp": ".webp", "png": ".zip"}  # by the kind that a request names
 _POSTER_SIDE_PX = 320
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # a fixed one: the same frames give the same file
 

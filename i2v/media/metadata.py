@@ -10,6 +10,7 @@ ffmpeg nor decoding a picture, so a stranger's file can be inspected safely.
 from __future__ import annotations
 
 import json
+import re
 import struct
 import zipfile
 import zlib
@@ -34,6 +35,7 @@ _DAMAGED = (
     zipfile.BadZipFile,
     EOFError,
     LookupError,
+    OverflowError,
     RuntimeError,
     SyntaxError,
     TypeError,
@@ -42,6 +44,9 @@ _DAMAGED = (
 )
 _MAX_TEXT_BYTES = 4 << 20  # a request has at most some tens of kilobytes
 _MAX_INDEX_BYTES = 64 << 20  # the MP4 index of a video of hours
+_MAX_PARTS = 100_000  # boxes, chunks or extensions looked at, far more than a video of ours has
+_ZIP_END_BYTES = 22 + 0xFFFF  # the record at its end, with the longest comment
+_MAX_ZIP_INDEX_BYTES = 4 << 20  # that of 60,000 frames
 
 
 def metadata_text(metadata: Mapping[str, Any], size: tuple[int, int], fps: int) -> str:
@@ -119,7 +124,9 @@ def _read_mp4(file: IO[bytes]) -> bytes | None:
 
 
 def _top_level_box(file: IO[bytes], wanted: bytes) -> bytes:
-    while len(header := file.read(8)) == 8:
+    for _ in range(_MAX_PARTS):
+        if len(header := file.read(8)) < 8:
+            break
         size, name, taken = int.from_bytes(header[:4], "big"), header[4:], 8
         if size == 1:
             size, taken = int.from_bytes(file.read(8), "big"), 16
@@ -133,7 +140,9 @@ def _top_level_box(file: IO[bytes], wanted: bytes) -> bytes:
 
 def _box(parent: bytes, wanted: bytes) -> bytes:
     offset = 0
-    while offset + 8 <= len(parent):
+    for _ in range(_MAX_PARTS):
+        if offset + 8 > len(parent):
+            break
         size = int.from_bytes(parent[offset : offset + 4], "big")
         if parent[offset + 4 : offset + 8] == wanted:
             return parent[offset + 8 : offset + size]
@@ -155,7 +164,9 @@ def _read_gif(file: IO[bytes]) -> bytes | None:
     flags = file.read(13)[10]
     if flags & 0x80:
         file.seek(3 << ((flags & 7) + 1), 1)
-    while file.read(1) == b"\x21":
+    for _ in range(_MAX_PARTS):
+        if file.read(1) != b"\x21":
+            break
         label = file.read(1)
         data = b"".join(_gif_blocks(file))
         if label == b"\xfe":
@@ -182,7 +193,9 @@ def exif_chunk(text: str) -> bytes:
 
 def _read_webp(file: IO[bytes]) -> bytes | None:
     file.seek(12)
-    while len(header := file.read(8)) == 8:
+    for _ in range(_MAX_PARTS):
+        if len(header := file.read(8)) < 8:
+            break
         name, size = header[:4], int.from_bytes(header[4:], "little")
         if name == b"EXIF":
             exif = Image.Exif()
@@ -197,8 +210,20 @@ def _read_webp(file: IO[bytes]) -> bytes | None:
 
 
 def _read_zip(file: IO[bytes]) -> bytes | None:
+    if not _has_small_index(file):
+        return None
     with zipfile.ZipFile(file) as archive, archive.open(REQUEST_MEMBER) as member:
         return member.read(_MAX_TEXT_BYTES)
+
+
+def _has_small_index(file: IO[bytes]) -> bool:
+    """Say whether a zip's index can be read into memory, whichever of the records at its end is taken for the true."""
+    file.seek(max(0, file.seek(0, 2) - _ZIP_END_BYTES))
+    tail = file.read(_ZIP_END_BYTES)
+    ends = [found.start() for found in re.finditer(rb"(?=PK\x05\x06)", tail)]
+    sizes = [int.from_bytes(tail[end + 12 : end + 16], "little") for end in ends]
+    is_64_bit = any(tail[max(0, end - 20) : end].startswith(b"PK\x06\x07") for end in ends)
+    return bool(sizes) and max(sizes) <= _MAX_ZIP_INDEX_BYTES and not is_64_bit
 
 
 _READERS: dict[str, Callable[[IO[bytes]], bytes | None]] = {

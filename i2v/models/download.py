@@ -19,11 +19,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+from i2v.devices import folder_bytes
 from i2v.errors import Cancelled, ModelFilesError, StorageError
 from i2v.models.files import check_folder
 from i2v.presets import HubSource, ModelPreset
 
-__all__ = ["download", "is_installed", "model_folder", "size_on_disk"]
+__all__ = ["alone", "download", "is_installed", "is_unfinished", "model_folder", "size_on_disk"]
 
 _log = logging.getLogger(__name__)
 _PARTS = ".download"  # unfinished files, inside the model's folder, each named by its hash
@@ -48,9 +49,14 @@ def is_installed(preset: ModelPreset, home: Path) -> bool:
     return True
 
 
+def is_unfinished(preset: ModelPreset, home: Path) -> bool:
+    """Tell whether a download was begun and has not come to its end."""
+    return (model_folder(preset, home) / _PARTS).is_dir()
+
+
 def size_on_disk(preset: ModelPreset, home: Path) -> int:
     """Return how many bytes the model's folder takes, unfinished files included."""
-    return sum(path.stat().st_size for path in model_folder(preset, home).rglob("*") if path.is_file())
+    return folder_bytes(model_folder(preset, home))
 
 
 def download(
@@ -63,7 +69,7 @@ def download(
     folder = model_folder(preset, home)
     if preset.hub is None:
         return folder
-    with _in_one_sentence(preset, folder), _alone(preset, folder):
+    with _in_one_sentence(preset, folder), alone(preset, folder):
         files = _list_files(preset.hub)
         _check_disk(folder, sum(file.size for file in files) - size_on_disk(preset, home))
         meter = _Meter(sum(file.size for file in files), progress, cancelled)
@@ -218,7 +224,7 @@ def _receive(file: _RemoteFile, part: Path, meter: _Meter) -> None:
 
 
 @contextmanager
-def _alone(preset: ModelPreset, folder: Path) -> Iterator[None]:
+def alone(preset: ModelPreset, folder: Path) -> Iterator[None]:
     """Keep a second download of the same model out, from another process too."""
     from filelock import FileLock, Timeout
 

@@ -17,7 +17,7 @@ from i2v.service import Service
 from i2v.ui.form_values import forecast_values
 from i2v.ui.language import ENGLISH, Language
 
-__all__ = ["MOST_SUGGESTIONS", "TIGHT_SHARE", "WORKING", "forecast_box", "look_ahead", "time_words"]
+__all__ = ["MOST_SUGGESTIONS", "TIGHT_SHARE", "WORKING", "changed_fields", "forecast_box", "look_ahead", "time_words"]
 
 MOST_SUGGESTIONS = 3
 TIGHT_SHARE = 0.85  # of the free memory; above it a fit is called tight
@@ -81,7 +81,7 @@ def _refusal(ladder: Ladder, language: Language) -> dict[str, Any]:
     offers = [
         {
             "words": language.say("Use {settings}", settings=language.retell(suggestion.words)),
-            "fields": _changed_fields(ladder, suggestion),
+            "fields": changed_fields(ladder, suggestion),
         }
         for suggestion in ladder.suggestions()
     ]
@@ -90,7 +90,7 @@ def _refusal(ladder: Ladder, language: Language) -> dict[str, Any]:
     return {"message": f"{smallest} {language.say(advice)}", "suggestions": offers[:MOST_SUGGESTIONS]}
 
 
-def _changed_fields(ladder: Ladder, suggestion: Suggestion) -> dict[str, Any]:
+def changed_fields(ladder: Ladder, suggestion: Suggestion) -> dict[str, Any]:
     """Return the form's fields that a suggestion changes; frames alone leave the size to the picture."""
     request = ladder.request
     fields: dict[str, Any] = {}

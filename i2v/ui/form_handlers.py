@@ -112,7 +112,7 @@ class FormHandlers:
             swapped = swapped_sides(dict(zip(self._form.names, values, strict=True)))
         return self._filled(swapped)
 
-    def load_settings(self, request: gr.Request, path: str | None) -> Updates:
+    def load_settings(self, request: gr.Request, path: str | None) -> Any:
         """Fill the form from a video that i2v made."""
         if path is None:
             return gr.skip()

@@ -89,7 +89,7 @@ class _Handlers:
             self._widgets.name: "",
         }
 
-    def choose(self, name: str | None, model: str) -> Updates:
+    def choose(self, name: str | None, model: str) -> Any:
         """Fill the form from a preset."""
         values = next((preset.values for preset in self._service.presets.all(model) if preset.name == name), None)
         if values is None:

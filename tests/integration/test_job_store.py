@@ -237,9 +237,69 @@ def test_only_jobs_that_are_over_can_be_deleted(store: JobStore) -> None:
     store.request_cancel(job.id)
     store.delete(job.id)
     assert store.get(job.id) is None
-    for call in (store.delete, lambda job_id: store.set_favourite(job_id, True)):
+    calls = (store.delete, lambda job_id: store.set_favourite(job_id, True), store.request_cancel)
+    for call in (*calls, lambda job_id: store.retry(job_id, "web")):
         with pytest.raises(InputError, match="There is no job"):
             call(job.id)
+
+
+def test_a_deleted_job_is_nowhere_until_it_is_restored(store: JobStore) -> None:
+    kept, gone = run(store), run(store)
+    for job in (kept, gone):
+        store.finish(job.id, 1, JobState.FAILED, error={"kind": "GenerationError"})
+    before = store.get(gone.id)
+    store.delete(gone.id)
+    assert [job.id for job in store.list()] == [job.id for job in store.list(search="fox")] == [kept.id]
+    assert store.count() == store.count(states=[JobState.FAILED]) == store.count_by_state()[JobState.FAILED] == 1
+    assert store.claim("web", *ME) is None
+    assert store.deleted() == {gone.id}
+    store.restore(gone.id)
+    store.restore(gone.id)
+    assert store.get(gone.id) == before
+    assert store.deleted() == set()
+    with pytest.raises(InputError, match="There is no job"):
+        store.restore("unknown")
+
+
+def test_what_is_being_removed_cannot_be_restored(store: JobStore, clock: Clock) -> None:
+    jobs = [run(store) for _ in range(2)]
+    for job in jobs:
+        store.finish(job.id, 1, JobState.DONE)
+        store.delete(job.id)
+        clock.now += 100
+    assert store.doom(201) == []
+    assert store.doom(200) == [jobs[0].id]
+    assert store.doom(200) == [jobs[0].id], "it stays doomed until it is forgotten"
+    with pytest.raises(InputError, match="There is no job"):
+        store.restore(jobs[0].id)
+    for job in jobs:
+        store.forget(job.id)
+    assert store.deleted() == {jobs[1].id}, "only what is doomed is forgotten"
+    store.restore(jobs[1].id)
+
+
+def test_a_file_made_later_is_added_to_the_result(store: JobStore) -> None:
+    job = run(store)
+    with pytest.raises(InputError, match="The job is running"):
+        store.add_file(job.id, "gif", "a.gif", 5)
+    store.finish(job.id, 1, JobState.DONE, {"files": {"mp4": "a.mp4"}, "file_bytes": {"mp4": 9}, "seconds": 2})
+    at_once(*(partial(store.add_file, job.id, kind, f"a.{kind}", 5) for kind in ("gif", "webp")))
+    after = store.get(job.id)
+    assert after is not None
+    assert after.result == {
+        "files": {"mp4": "a.mp4", "gif": "a.gif", "webp": "a.webp"},
+        "file_bytes": {"mp4": 9, "gif": 5, "webp": 5},
+        "seconds": 2,
+    }
+
+
+def test_jobs_are_found_by_their_picture(store: JobStore) -> None:
+    jobs = [store.submit({"image_sha256": sha}, "a.png", "web") for sha in ("aa", "bb", "aa")]
+    assert [job.id for job in store.with_picture("aa")] == [jobs[2].id, jobs[0].id]
+    store.request_cancel(jobs[2].id)
+    store.delete(jobs[2].id)
+    assert [job.id for job in store.with_picture("aa")] == [jobs[0].id]
+    assert store.with_picture("' OR 1=1") == []
 
 
 def test_no_sequence_of_calls_leaves_an_impossible_job(store: JobStore) -> None:

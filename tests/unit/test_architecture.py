@@ -12,10 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "i2v"
 ROWS = [
-    {"errors", "request", "presets", "settings", "tiers", "vocabulary"},
-    {"media", "jobs", "devices"},
+    {"errors", "request", "presets", "settings", "tiers", "vocabulary", "log_file"},
+    {"media", "jobs", "devices", "saved_presets", "machine_facts", "disk_use"},
     {"models", "memory", "engine", "builtin"},
     {"worker"},
+    {"library", "shelf", "outlook"},
     {"service"},
     {"ui", "rest", "api", "cli", "cli_forecast", "cli_machine", "launch", "startup", "__main__"},
 ]

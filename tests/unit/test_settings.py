@@ -41,3 +41,10 @@ def test_what_cannot_be_is_refused_with_the_variable_and_a_remedy(name: str, val
 def test_two_precisions_are_refused() -> None:
     with pytest.raises(InputError, match="USE_FP16 and USE_BF16 are both on"):
         Settings.from_environment({"USE_FP16": "1", "USE_BF16": "yes"})
+
+
+def test_the_webcam_is_off_unless_asked_for() -> None:
+    assert not Settings.from_environment({}).webcam
+    assert Settings.from_environment({"I2V_WEBCAM": "true"}).webcam
+    with pytest.raises(InputError, match="I2V_WEBCAM"):
+        Settings.from_environment({"I2V_WEBCAM": "perhaps"})
