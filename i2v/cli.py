@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--loop", action=argparse.BooleanOptionalAction, help="the end flows into the beginning, where the model can"
     )
+    generate.add_argument("--fit", choices=("crop", "fit"), help="a picture of another shape: cut it, or show it whole")
     generate.add_argument("--negative", metavar="PROMPT", help="what should not happen")
     generate.add_argument("--precision", choices=("auto", "fp32", "fp16", "bf16", "fp8", "int8", "nf4"))
     generate.add_argument("--vram", type=float, metavar="GiB", help="use at most this much of the card")
@@ -143,6 +144,7 @@ def _request_values(args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         "fps": args.fps,
         "loop": args.loop,
+        "image_fit": args.fit,
         "precision": args.precision,
         "vram_gib": args.vram,
         "chunk_frames": args.chunk,

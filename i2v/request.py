@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 MAX_SEED = 2**63 - 1
+ImageFit = Literal["crop", "fit"]
 Format = Literal["gif", "webp", "png"]
 Precision = Literal["auto", "fp32", "fp16", "bf16", "fp8", "int8", "nf4"]
 
@@ -34,6 +35,7 @@ class GenerationRequest(BaseModel):
     """One video, completely described except for the picture itself, which is named by its hash.
 
     `width` and `height` in pixels; `formats` are written besides the MP4. In a `loop` the end flows into the beginning.
+    A picture of another aspect is cut (`image_fit` "crop") or seen whole, on a blurred copy of itself ("fit").
     The same request, picture and i2v version give the same frames. `chunk_frames` and `vram_gib` say how it is to be
     run, None as i2v sees fit: frames worked on at a time, and how much of the card may be used.
     """
@@ -51,6 +53,7 @@ class GenerationRequest(BaseModel):
     guidance_scale: float
     seed: int
     loop: bool = False
+    image_fit: ImageFit = "crop"
     precision: Precision = "auto"
     formats: tuple[Format, ...] = ()
     image_sha256: str = ""

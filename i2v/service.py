@@ -32,11 +32,11 @@ from i2v.request import GenerationRequest, build_request
 from i2v.saved_presets import SavedPresets
 from i2v.settings import Settings
 from i2v.shelf import ModelShelf, ModelState
-from i2v.worker.dispatcher import Dispatcher, LiveJob
-from i2v.worker.executor import LocalExecutor
+from i2v.worker.dispatcher import FRAMES_FOLDER, Dispatcher, LiveJob
+from i2v.worker.executor import LocalExecutor, WorkerState
 from i2v.worker.forecaster import Forecaster
 
-__all__ = ["Counts", "ModelState", "Service", "Snapshot"]
+__all__ = ["Counts", "ModelState", "Service", "Snapshot", "WorkerState"]
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +64,17 @@ class Snapshot:
             return list(self.live.samples)
         return list((self.job.result or {}).get("samples", []))
 
+    @property
+    def frames_folder(self) -> Path:
+        """Where small decoded frames are while the rest decodes: 00000.jpg and so on; gone when the run is over."""
+        return self.folder / FRAMES_FOLDER
+
+    @property
+    def frames_ready(self) -> int:
+        """How many are there; 0 when the run is over. One that could not be written may be missing."""
+        progress = self.progress
+        return int(progress["step"]) if not self.is_over and progress.get("stage") == "decode" else 0
+
     def file(self, kind: str = "mp4") -> Path | None:
         """A finished file of the job, if it is there."""
         name = ((self.job.result or {}).get("files") or {}).get(kind)
@@ -71,7 +82,7 @@ class Snapshot:
         return path if path and path.is_file() else None
 
     def picture(self, name: str) -> Path | None:
-        """The job's "picture.png", "poster.jpg" or "preview.webp", if it is there."""
+        """The job's "picture.png", "poster.jpg", "preview.webp" or "last.png" (its last frame), if it is there."""
         path = self.folder / name
         return path if path.is_file() else None
 
@@ -112,6 +123,7 @@ class Service:
         """Settle what an earlier process left behind, then begin to run jobs."""
         for job in self._store.requeue_or_fail_orphans(devices.process_exists):
             _log.warning("job %s was interrupted and is now %s", job.id, job.state)
+            shutil.rmtree(self.settings.job_folder(job.id) / FRAMES_FOLDER, ignore_errors=True)
         self._dispatcher.start()
         self.library.start()
 
@@ -237,6 +249,12 @@ class Service:
         self._dispatcher.wake()
         return job
 
+    def stop_and_keep(self, job_id: str) -> Job:
+        """Ask for a running job to end early with a video of what is there. Raises InputError for one that waits."""
+        job = self._store.request_stop(job_id)
+        self._dispatcher.wake()
+        return job
+
     def retry(self, job_id: str) -> Job:
         """Queue a failed or cancelled job again; finished latents of the last attempt are used."""
         job = self._store.retry(job_id, self.runner)
@@ -296,6 +314,14 @@ class Service:
         """Return what is counted for those who watch over i2v."""
         totals = self._dispatcher.totals
         return Counts(self._store.count_by_state(), totals.ended(), totals.stages(), self._executor.starts)
+
+    def worker_state(self) -> WorkerState:
+        """Return what this app's worker process is and holds now."""
+        return self._executor.state()
+
+    def unload(self) -> None:
+        """Have the idle worker drop its model and give the memory back. Raises InputError while a job runs."""
+        self._executor.unload()
 
     def health(self) -> dict[str, bool]:
         """Say of each part that must live whether it does: the store answers, the dispatcher takes jobs."""

@@ -20,6 +20,7 @@ import torch
 from i2v import __version__
 from i2v.engine.checkpoint import load_latents, save_latents
 from i2v.engine.doors import Doors, stop_if_cancelled, with_less_memory
+from i2v.engine.frame_files import FrameFiles, write_last
 from i2v.engine.preview import write_preview
 from i2v.engine.progress import ProgressClock, Stage
 from i2v.errors import GenerationError
@@ -36,6 +37,7 @@ _log = logging.getLogger(__name__)
 Report = Callable[[str, dict[str, Any]], None]
 _SUFFIXES = {"gif": ".gif", "webp": ".webp", "png": ".zip"}
 _LOG_EVERY_STEPS = 10
+_FEWEST_FRAMES = 2  # fewer are no video
 _HIGH_SHARE, _HIGH_SAMPLES = 0.9, 4  # the share of a card's memory that is worth a warning when it lasts
 
 
@@ -68,9 +70,12 @@ class OneRun:
         report: Report,
         cancelled: Callable[[], bool],
         seconds_before: dict[Stage, float],
+        kept: Callable[[], bool] = lambda: False,
     ):
         self.spec, self.plan, self._rung = spec, rung.plan, rung
-        self._pieces, self._report, self._cancelled = pieces, report, cancelled
+        self._pieces, self._report, self._cancelled, self._kept = pieces, report, cancelled, kept
+        self._stopped: dict[str, Any] | None = None  # where the person stopped the run to keep what was there
+        self._frame_files = FrameFiles(spec.folder)
         self._step_downs: list[dict[str, Any]] = []
         self._warnings: list[str] = []
         self._high_samples = 0
@@ -93,7 +98,7 @@ class OneRun:
         smaller = next(smaller_plans(self.plan, stage, self.spec.request.num_frames), None) if self._pieces else None
         if smaller is None:
             return False
-        step = {"stage": stage, "step": self._step, "t_s": round(self.clock.elapsed_s, 1), "why": why}
+        step = {"stage": stage, "step": self._step, "t_s": round(self.clock.elapsed_s, 2), "why": why}
         step |= {"before": self.plan.words(), "after": smaller.words()}
         _log.warning("%s during %s: from %s to %s", why, stage, step["before"], step["after"])
         self.plan = smaller.because(f"{smaller.words()}: {why} during {stage}, so i2v stepped down.")
@@ -137,7 +142,10 @@ class OneRun:
 
     def make(self) -> dict[str, Any]:
         """Encode, denoise, decode."""
-        request = self.spec.request
+        with self._frame_files:
+            return self._make(self.spec.request)
+
+    def _make(self, request: GenerationRequest) -> dict[str, Any]:
         stop_if_cancelled(self._cancelled)
         self.progress(Stage.ENCODE, 0)
         generator = cpu_generator(request.seed)
@@ -149,13 +157,13 @@ class OneRun:
         else:
             latents = latents.to(self.pipeline.device)
             _log.info("the finished latents of an earlier attempt are used")
-        frames_sha256 = self._decode(latents, conditions)
+        num_frames, frames_sha256 = self._decode(latents, conditions)
         self.spec.checkpoint.unlink(missing_ok=True)
-        return self._result(frames_sha256)
+        return self._result(num_frames, frames_sha256)
 
     def _encode(self, generator: torch.Generator) -> Conditions:
         request = self.spec.request
-        image = fit_picture(load_picture(self.spec.picture), request.width, request.height)
+        image = fit_picture(load_picture(self.spec.picture), request.width, request.height, request.image_fit)
         fresh = generator.get_state()
 
         def encode() -> Conditions:
@@ -165,12 +173,17 @@ class OneRun:
         return with_less_memory(encode, "encode", self.step_down)
 
     def _denoise(self, conditions: Conditions, generator: torch.Generator) -> torch.Tensor:
-        request = self.spec.request
+        """Return the final latents; or, when what is there is to be kept, the clean estimate of the latest step."""
+        request, steps = self.spec.request, self.spec.request.num_inference_steps
+        estimate: torch.Tensor | None = None
         self._log_memory(0)
         self.progress(Stage.DENOISE, 0)
 
         def step_seen(latents: torch.Tensor, clean: torch.Tensor) -> None:
-            self.progress(Stage.DENOISE, min(self._step + 1, request.num_inference_steps))
+            nonlocal estimate
+            self.progress(Stage.DENOISE, min(self._step + 1, steps))
+            if self._step < steps and self._kept():
+                estimate, self._stopped = clean, {"stage": "denoise", "step": self._step, "total": steps}
             self._report("memory", self.watch.sample().to_dict())
             try:
                 write_preview(self.pipeline.preview(clean, conditions, request), self.spec.folder)
@@ -182,7 +195,10 @@ class OneRun:
 
         doors = Doors(self._cancelled, step_seen, self.step_down, spills=self.pipeline.device.type == "cuda")
         with doors.open(self.pipeline):
-            latents = self.pipeline.denoise(self.pipeline.draw_latents(request, generator), conditions, request)
+            start = self.pipeline.draw_latents(request, generator)
+            latents = self.pipeline.denoise(start, conditions, request, lambda: estimate is not None)
+        if estimate is not None:  # not what was asked for, so no checkpoint: a retry makes the whole of it
+            return estimate
         save_latents(self.spec.checkpoint, request, latents)
         return latents
 
@@ -198,34 +214,39 @@ class OneRun:
             sample.peak_bytes // mib,
         )
 
-    def _decode(self, latents: torch.Tensor, conditions: Conditions) -> str:
-        """Write every frame to every file as it comes, and return the hash of all frames."""
-        request, digest = self.spec.request, hashlib.sha256()
+    def _decode(self, latents: torch.Tensor, conditions: Conditions) -> tuple[int, str]:
+        """Write every frame to every file as it comes; return how many there are, and the hash of them all."""
+        request, digest, count = self.spec.request, hashlib.sha256(), 0
         metadata = {
             "i2v": __version__,
             "request": request.model_dump(mode="json"),
             "plan": self.plan.to_dict(),
         }
+        metadata |= {"stopped": self._stopped} if self._stopped else {}
         size = (request.width, request.height)
         with ExitStack() as files:
             writers = [
                 files.enter_context(open_writer(self.spec.folder / name, request.fps, size, metadata))
                 for name in self._files().values()
             ]
-            for index, frame in enumerate(self._frames(latents, conditions)):
+            for count, frame in enumerate(self._frames(latents, conditions), start=1):
                 digest.update(frame.tobytes())
-                if index == 0:
+                if count == 1:
                     poster(frame, self.spec.folder / "poster.jpg")
                 for writer in writers:
                     writer.write(frame)
-                self.progress(Stage.DECODE, index + 1)
-        self.progress(Stage.DECODE, request.num_frames)  # the files are whole now; their time is decoding's
-        return digest.hexdigest()
+                self._frame_files.write(count - 1, frame)
+                self.progress(Stage.DECODE, count)
+            write_last(self.spec.folder, frame)
+        self.clock.expect(Stage.DECODE, count)
+        self.progress(Stage.DECODE, count)  # the files are whole now; their time is decoding's
+        return count, digest.hexdigest()
 
     def _frames(self, latents: torch.Tensor, conditions: Conditions) -> Iterator[np.ndarray]:
         """Yield the frames; one that could not be decoded for want of memory is decoded again, those before it not."""
         self.progress(Stage.DECODE, 0)
-        count, source = 0, None
+        count, source, total = 0, None, self.spec.request.num_frames
+        asked_before = self._kept()  # that was about denoising: all frames of what it gave are wanted
 
         def take() -> np.ndarray | None:
             nonlocal source
@@ -238,16 +259,20 @@ class OneRun:
             stop_if_cancelled(self._cancelled)
             count += 1
             yield frame
-        if count != self.spec.request.num_frames:
-            raise GenerationError(f"the model gave {count} frames instead of {self.spec.request.num_frames}")
+            if _FEWEST_FRAMES <= count < total and self._kept() and not asked_before:
+                self._stopped = {"stage": "decode", "step": count, "total": total}
+                return
+        if count != total:
+            raise GenerationError(f"the model gave {count} frames instead of {total}")
 
     def _files(self) -> dict[str, str]:
         stem = f"i2v-{self.spec.job_id[:8]}"
         return {"mp4": f"{stem}.mp4"} | {kind: stem + _SUFFIXES[kind] for kind in self.spec.request.formats}
 
-    def _result(self, frames_sha256: str) -> dict[str, Any]:
+    def _result(self, num_frames: int, frames_sha256: str) -> dict[str, Any]:
         sample, files = self.watch.sample(), self._files()
-        return {
+        return ({"stopped": self._stopped} if self._stopped else {}) | {
+            "num_frames": num_frames,
             "files": files,
             "file_bytes": {kind: os.path.getsize(self.spec.folder / name) for kind, name in files.items()},
             "seconds": round(self.clock.elapsed_s, 3),

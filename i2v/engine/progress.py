@@ -58,6 +58,11 @@ class ProgressClock:
         self.stage_seconds: dict[Stage, float] = {}
 
     @property
+    def began_s(self) -> float:
+        """When the run began, on the clock it was given."""
+        return self._began
+
+    @property
     def elapsed_s(self) -> float:
         return self._clock() - self._began
 
@@ -78,6 +83,10 @@ class ProgressClock:
         self._fraction = max(self._fraction, min(1.0, fraction))  # a slower guess must not take progress back
         rate = 1 / each if done > 0 and each else None
         return Progress(stage, step, total, self._fraction, elapsed, left, rate)
+
+    def expect(self, stage: Stage, steps: int) -> None:
+        """A stage has another number of steps than was foreseen."""
+        self._counts[stage] = steps
 
     def seconds_each(self) -> dict[Stage, float]:
         """Seconds per step of each stage, for the next run of the same kind."""

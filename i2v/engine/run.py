@@ -71,14 +71,22 @@ class Engine:
         self._pipeline, self._loaded = None, None
         free_cached_memory()
 
-    def run(self, spec: RunSpec, report: Report, cancelled: Callable[[], bool]) -> dict[str, Any]:
+    def run(
+        self,
+        spec: RunSpec,
+        report: Report,
+        cancelled: Callable[[], bool],
+        kept: Callable[[], bool] = lambda: False,
+    ) -> dict[str, Any]:
         """Make the video and return what is known of it. Raises I2VError.
 
-        Events reported: "plan", "progress", "memory", "preview", "step_down", "warning".
+        Once `kept()`, the run ends early with a video of what is there: the latest step's estimate of the finished
+        latents, or, when frames are being made, those that are done; "stopped" in the result says where.
+        Events reported: "loaded", "unloaded", "plan", "progress", "memory", "preview", "step_down", "warning".
         """
         failure: I2VError
         try:
-            return self._run(spec, report, cancelled)
+            return self._run(spec, report, cancelled, kept)
         except I2VError as error:
             failure = error.with_traceback(None)  # the frames of a failed run would keep its tensors alive
         except (RuntimeError, MemoryError) as error:
@@ -87,21 +95,24 @@ class Engine:
             failure = OutOfMemoryError("memory ran out", "Choose fewer frames or a smaller size.")
         if not isinstance(failure, Cancelled):
             self.unload()
+            report("unloaded", {})
         free_cached_memory()
         raise failure
 
-    def _run(self, spec: RunSpec, report: Report, cancelled: Callable[[], bool]) -> dict[str, Any]:
+    def _run(
+        self, spec: RunSpec, report: Report, cancelled: Callable[[], bool], kept: Callable[[], bool]
+    ) -> dict[str, Any]:
         preset = preset_named(spec.request.model)
         ladder = plan_ladder(spec, preset)
         rung = ladder.chosen or _smallest(ladder)
-        run = OneRun(spec, rung, ladder.pieces, report, cancelled, self._last_speed(spec.request))
+        run = OneRun(spec, rung, ladder.pieces, report, cancelled, self._last_speed(spec.request), kept)
         run.report_plan()
         with (
-            MemoryWatch(torch.device(rung.plan.device), run.see_memory) as watch,
+            MemoryWatch(torch.device(rung.plan.device), run.see_memory, run.clock.began_s) as watch,
             torch.inference_mode(),
         ):
             run.watch = watch
-            with_less_memory(lambda: self._load(run, preset), "load", run.step_down)
+            with_less_memory(lambda: self._load(run, preset, report), "load", run.step_down)
             result = run.make() | {"weights": self._weights, "weights_bytes": self._weights["total_bytes"]}
         self._seconds_before[_speed_key(spec.request)] = run.clock.seconds_each()
         return result
@@ -109,15 +120,18 @@ class Engine:
     def _last_speed(self, request: GenerationRequest) -> dict[Stage, float]:
         return self._seconds_before.get(_speed_key(request), {})
 
-    def _load(self, run: OneRun, preset: ModelPreset) -> None:
+    def _load(self, run: OneRun, preset: ModelPreset, report: Report) -> None:
         """Load the model unless it is there already, and arrange it as planned."""
         run.progress(Stage.LOAD, 0)
         plan = run.plan
         key = (preset.name, plan.device, plan.precision, plan.compute)
         if self._pipeline is None or self._loaded != key:
             self.unload()
+            report("unloaded", {})
             self._pipeline, self._weights = load_pipeline(preset, run.spec.home, plan)
             self._loaded = key
+            held = {"model": preset.name, "device": plan.device, "precision": plan.precision}
+            report("loaded", held | {"bytes": self._weights["total_bytes"]})
         self._pipeline.arrange(plan)
         run.pipeline = self._pipeline
         run.progress(Stage.LOAD, 1)

@@ -1,10 +1,13 @@
 """What a job is and which way its state may move. Pure: knows nothing of databases, processes or clocks.
 
-queued ──▶ running ──▶ done                 running and cancelling also ──▶ failed
-   │          │  └───▶ cancelled            failed and cancelled ──▶ queued (retry)
-   │          ▼          ▲ ▲
-   │      cancelling ────┘ │                cancelling ──▶ done: it finished before the cancel took effect
-   └───────────────────────┘
+queued ──▶ running ─────────▶ done         running, stopping and cancelling also ──▶ failed
+   │        │ │  └─────┐       ▲            failed and cancelled ──▶ queued (retry)
+   │        │ ▼        │       │
+   │        │ stopping ┼───────┤            stopping: asked to stop and keep what is there
+   │        ▼ ▼        │       │
+   │     cancelling ───┼───────┘            cancelling ──▶ done: it finished before the cancel took effect
+   │        ▼          ▼
+   └──────▶ cancelled ◀┘
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ class JobState(StrEnum):
 
     QUEUED = "queued"
     RUNNING = "running"
+    STOPPING = "stopping"
     CANCELLING = "cancelling"
     CANCELLED = "cancelled"
     DONE = "done"
@@ -36,7 +40,8 @@ HELD = ACTIVE - {JobState.QUEUED}  # a dispatcher has the job
 TRANSITIONS: Mapping[JobState, frozenset[JobState]] = MappingProxyType(
     {
         JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
-        JobState.RUNNING: frozenset({JobState.CANCELLING}) | TERMINAL,
+        JobState.RUNNING: frozenset({JobState.STOPPING, JobState.CANCELLING}) | TERMINAL,
+        JobState.STOPPING: frozenset({JobState.CANCELLING}) | TERMINAL,
         JobState.CANCELLING: TERMINAL,
         JobState.CANCELLED: frozenset({JobState.QUEUED}),
         JobState.FAILED: frozenset({JobState.QUEUED}),

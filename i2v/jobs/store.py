@@ -117,9 +117,20 @@ class JobStore:
             job = _known(connection, job_id)
             if job.state is JobState.QUEUED:
                 return _moved(connection, JobState.CANCELLED, job, finished_at=self._clock())
-            if job.state is JobState.RUNNING:
+            if job.state in (JobState.RUNNING, JobState.STOPPING):
                 return _moved(connection, JobState.CANCELLING, job)
             return job
+
+    def request_stop(self, job_id: str) -> Job:
+        """Ask a running job to end with what it has made, leave one that is stopping, cancelling or over.
+
+        Raises InputError for one that waits, or is unknown.
+        """
+        with writing(self._engine) as connection:
+            job = _known(connection, job_id)
+            if job.state is JobState.QUEUED:
+                raise InputError("the job has not begun", "Cancel it instead.")
+            return _moved(connection, JobState.STOPPING, job) if job.state is JobState.RUNNING else job
 
     def retry(self, job_id: str, runner: str) -> Job:
         """Queue a failed or cancelled job again, behind all others. Raises InputError for any other."""
@@ -248,7 +259,7 @@ class JobStore:
         return dict.fromkeys(JobState, 0) | found
 
     def active(self, runner: str | None = None) -> Jobs:
-        """Return queued, running and cancelling jobs in the order they run, of one runner or of all."""
+        """Return the jobs that are not over in the order they run, of one runner or of all."""
         found = select(*_COLUMNS).where(JOBS.c.state.in_(ACTIVE)).order_by(JOBS.c.queue_number)
         if runner is not None:
             found = found.where(JOBS.c.runner == runner)

@@ -13,11 +13,11 @@ import struct
 import threading
 import warnings
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFilter
 
 from i2v.errors import ImageError
 from i2v.media.part import whole_file
@@ -28,6 +28,8 @@ __all__ = [
     "MAX_FILE_BYTES",
     "MAX_PIXELS",
     "MIN_SIDE_PX",
+    "Fit",
+    "crop_box",
     "fit_picture",
     "load_picture",
     "picture_sha256",
@@ -54,6 +56,7 @@ DECODER_ERRORS: Final = (
 )
 
 Pixels = npt.NDArray[np.uint8]
+Fit = Literal["crop", "fit"]
 _ACCEPTED = ("PNG", "JPEG", "WEBP", "GIF")
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -65,6 +68,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_BLURRED_SIDE_PX, _BLUR_SHARE, _DARKENED = 128, 0.04, 0.55
 _PROFILE_ROUNDING = 2  # levels of 255: a profile that moves no colour further than this is sRGB
 # One picture is decoded at a time: several of the largest at once could take all memory, and the warning
 # filters that are set meanwhile belong to the whole process.
@@ -201,16 +205,43 @@ def _to_srgb(colour: Image.Image, profile: bytes) -> Image.Image:
         return colour
 
 
-def fit_picture(picture: Image.Image, width: int, height: int) -> Pixels:
-    """Return (height, width, 3): the centre in the asked aspect, never stretched. Same size, same pixels."""
+def fit_picture(picture: Image.Image, width: int, height: int, how: Fit = "crop") -> Pixels:
+    """Return (height, width, 3), never stretched. Same size, same pixels.
+
+    "crop": the centre in the asked aspect. "fit": the whole picture, on a blurred and darkened enlargement of itself.
+    """
     rgb = picture.convert("RGB")
     if rgb.size == (width, height):
         return np.array(rgb)
-    scale = upscale_factor(rgb.size, width, height)
-    kept_width, kept_height = min(width / scale, rgb.width), min(height / scale, rgb.height)
-    left, top = (rgb.width - kept_width) / 2, (rgb.height - kept_height) / 2
-    box = (left, top, left + kept_width, top + kept_height)
+    if how == "fit":
+        return np.array(_whole_on_blur(rgb, width, height))
+    box = crop_box(rgb.size, width, height)
     return np.array(rgb.resize((width, height), Image.Resampling.LANCZOS, box=box))
+
+
+def crop_box(picture_size: tuple[int, int], width: int, height: int) -> tuple[float, float, float, float]:
+    """Return (left, top, right, bottom) of what "crop" keeps: in the picture's pixels, as fractions of them too."""
+    scale = upscale_factor(picture_size, width, height)
+    kept_width, kept_height = min(width / scale, picture_size[0]), min(height / scale, picture_size[1])
+    left, top = (picture_size[0] - kept_width) / 2, (picture_size[1] - kept_height) / 2
+    return left, top, left + kept_width, top + kept_height
+
+
+def _whole_on_blur(rgb: Image.Image, width: int, height: int) -> Image.Image:
+    scale = min(width / rgb.width, height / rgb.height)
+    size = (max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale)))
+    whole = rgb.resize(size, Image.Resampling.LANCZOS)
+    if size == (width, height):
+        return whole
+    # Blurred while it is small: what a blur leaves fits into few pixels, and those of a megapixel take a second.
+    shrink = min(1.0, _BLURRED_SIDE_PX / max(width, height))
+    small = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    ground = rgb.resize(small, Image.Resampling.BOX, box=crop_box(rgb.size, *small))
+    ground = ground.filter(ImageFilter.GaussianBlur(max(small) * _BLUR_SHARE))
+    ground = ground.point([round(level * _DARKENED) for level in range(256)] * 3)
+    ground = ground.resize((width, height), Image.Resampling.BICUBIC)
+    ground.paste(whole, ((width - size[0]) // 2, (height - size[1]) // 2))
+    return ground
 
 
 def upscale_factor(picture_size: tuple[int, int], width: int, height: int) -> float:

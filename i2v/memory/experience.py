@@ -51,10 +51,10 @@ class RunRecord:
 
     @classmethod
     def of(cls, request: dict[str, Any], result: dict[str, Any]) -> RunRecord | None:
-        """Read a job's result; None for one that was made without a forecast, or was stepped down on its way."""
+        """Read a job's result; None if made without a forecast, stepped down on its way, or stopped by a person."""
         foreseen, plan = result.get("forecast"), result.get("plan", {})
         stages = result.get("stage_seconds", {})
-        if not foreseen or result.get("step_downs") or "denoise" not in stages:
+        if not foreseen or result.get("step_downs") or result.get("stopped") or "denoise" not in stages:
             return None
         passes = 2 if request["guidance_scale"] > 1 else 1
         return cls(

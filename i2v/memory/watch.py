@@ -27,7 +27,7 @@ class MemorySample:
     """Memory at one moment. `kind` is "gpu" (torch's allocator, whole card) or "ram" (this process, whole machine)."""
 
     kind: str
-    t_s: float  # since the watch began
+    t_s: float  # since the run began
     allocated_bytes: int  # by torch on the GPU, or held by the process
     reserved_bytes: int  # by torch's caching allocator; the same as allocated on a CPU
     peak_bytes: int  # largest allocated so far in this run
@@ -39,12 +39,16 @@ class MemorySample:
 
 
 class MemoryWatch:
-    """Context manager that samples memory and hands a sample on twice a second."""
+    """Context manager that samples memory and hands a sample on twice a second.
 
-    def __init__(self, device: torch.device, report: Callable[[MemorySample], None]):
+    `began_s`: the moment that samples count their time from, on the monotonic clock; left out, now.
+    """
+
+    def __init__(self, device: torch.device, report: Callable[[MemorySample], None], began_s: float | None = None):
         self._device, self._report = device, report
         self._process = psutil.Process()
-        self._began, self._peak_bytes = time.monotonic(), 0
+        self._began = time.monotonic() if began_s is None else began_s
+        self._peak_bytes = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="memory-watch", daemon=True)
 

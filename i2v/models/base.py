@@ -7,7 +7,7 @@ class `Pipeline`. The engine stands at `denoiser.forward`, `scheduler.step` and 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,9 +79,16 @@ class ImageToVideo(ABC):
     def preview(self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest) -> np.ndarray:
         """Return small frames made cheaply from latents. Shape (n, h, w, 3) uint8."""
 
-    def denoise(self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest) -> torch.Tensor:
+    def denoise(
+        self,
+        latents: torch.Tensor,
+        conditions: Conditions,
+        request: GenerationRequest,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> torch.Tensor:
         """Run all steps and return the final latents, float32. Scheduler arithmetic is float32 throughout.
 
+        `enough` is asked after each step: once it is so, the latents of that step are returned, noise and all.
         Classifier-free guidance (Ho & Salimans 2022): v = v_neg + g (v_pos - v_neg), in two calls.
         """
         self.scheduler.set_timesteps(request.num_inference_steps, device=self.device)
@@ -91,6 +98,8 @@ class ImageToVideo(ABC):
                 negative = self._predict(latents, timestep, conditions.negative)
                 prediction = negative + request.guidance_scale * (prediction - negative)
             latents = self.scheduler.step(prediction, timestep, latents).prev_sample
+            if enough():
+                break
         return latents
 
     def _predict(

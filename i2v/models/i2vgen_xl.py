@@ -11,7 +11,7 @@ How it is run (in pieces, with weights elsewhere) is in i2v/memory; `arrange` pu
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -237,9 +237,15 @@ class Pipeline(ImageToVideo):
             return signal * seen - spoilt * noise
         return (seen - spoilt * noise) / max(signal, 1e-4)
 
-    def denoise(self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest) -> torch.Tensor:
+    def denoise(
+        self,
+        latents: torch.Tensor,
+        conditions: Conditions,
+        request: GenerationRequest,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> torch.Tensor:
         with self._placement.in_use("unet"):
-            return super().denoise(latents, conditions, request)
+            return super().denoise(latents, conditions, request, enough)
 
     def decode(
         self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest, first: int = 0

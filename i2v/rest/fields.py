@@ -24,6 +24,7 @@ FIELD_WORDS = {
     "guidance_scale": "how strictly the prompt is followed",
     "seed": "0 to 2^63-1; default: random",
     "loop": "true: the end flows into the beginning, where the model can",
+    "image_fit": "a picture of another shape: crop (cut to fill), or fit (seen whole, on a blurred copy of itself)",
     "precision": "auto, or one of the model's precisions",
     "formats": "besides the MP4: gif, webp, png (a zip of frames); several with commas or repeated",
     "chunk_frames": "frames worked on at a time; default: what fits",

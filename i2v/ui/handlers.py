@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from i2v.errors import I2VError, InputError
 from i2v.jobs.model import JobState
 from i2v.service import Service, Snapshot
+from i2v.ui.error_card import refusal_card
 from i2v.ui.form import Form
 from i2v.ui.form_values import request_values
 from i2v.ui.language import Language, language_of
-from i2v.ui.panel import idle_panel, job_panel
+from i2v.ui.panel import Seen, idle_panel, job_panel
 from i2v.ui.parts import Parts
 from i2v.ui.result import NOTHING_YET, result_box
 from i2v.ui.told import told
@@ -23,8 +25,30 @@ _BUSY_TICK_S, _IDLE_TICK_S = 0.5, 2.0
 Updates = dict[Any, Any]
 
 
+class _Fields(BaseModel):
+    """The form's fields that a suggestion may change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    match_picture: bool | None = None
+    width: int | None = None
+    height: int | None = None
+    num_frames: int | None = None
+    precision: str | None = None
+
+
+class Wish(BaseModel):
+    """What a button of the result asks for.
+
+    "refill": the settings of the job on show with `fields` changed; "fill": only `fields`; "show": nothing but a tick.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    do: Literal["retry", "system", "fill", "refill", "reuse", "extend", "show"]
+    fields: _Fields = _Fields()
+
+
 class Handlers:
-    """The events about jobs. `seen` is what a tab has already been shown: {"job", "state", "preview"}."""
+    """The events about jobs. `seen` is what a tab has already been shown, a panel.Seen as a dictionary."""
 
     def __init__(self, service: Service, form: Form, parts: Parts):
         self._service, self._form, self._parts = service, form, parts
@@ -45,11 +69,16 @@ class Handlers:
             message = language_of(request).error(error)
         return [gr.validate(name != wrong_field, message) for name in self._form.names]
 
-    def start(self, request: gr.Request, *values: Any) -> str:
-        """Queue a job and return its id."""
+    def start(self, request: gr.Request, *values: Any) -> Updates:
+        """Queue a job and show it; where it is refused, a card says why and offers what would do."""
         with told(request):
             asked, image = request_values(self._fields(values))
-            return self._service.submit(asked, image).id
+        try:
+            return {self._parts.job: self._service.submit(asked, image).id}
+        except I2VError as error:
+            size = (asked.get("width", 0), asked.get("height", 0))
+            card = refusal_card(self._service, error, asked, size, language_of(request))
+            return {self._parts.result: {"job": "", "card": card}}
 
     def cancel(self, request: gr.Request, job_id: str) -> None:
         with told(request):
@@ -60,28 +89,34 @@ class Handlers:
         with told(request):
             self._service.stop_and_keep(job_id)
 
-    def remedy(self, request: gr.Request, event: gr.SelectData, job_id: str) -> Updates:
-        """Do what a button of an error card offers."""
-        with told(request):
-            if event.value == "retry":
-                self._service.retry(job_id)
-        return gr.skip()
-
     def use_result(self, request: gr.Request, event: gr.SelectData, job_id: str) -> Updates:
-        """Do what a button below the result offers."""
+        """Do what a button below the result, or of an error's card, asks for."""
         with told(request):
-            snapshot = self._shown(job_id)
-            if event.value == "reuse":
-                return self._form.reuse_updates(
-                    snapshot.job.request, snapshot.picture("picture.png"), language_of(request)
-                )
-        return gr.skip()
+            try:
+                asked = Wish.model_validate(event.value)
+            except ValidationError:
+                raise InputError("the page asked for something that i2v does not know") from None
+            match asked.do:
+                case "retry":
+                    self._service.retry(job_id)
+                case "system":
+                    return {self._parts.tabs: gr.Tabs(selected="system")}
+                case "reuse" | "extend" | "refill" | "fill":
+                    settings = {} if asked.do == "fill" else self._refilled(job_id, asked.do, language_of(request))
+                    changed = asked.fields.model_dump(exclude_none=True)
+                    return settings | {self._form.fields[name]: value for name, value in changed.items()}
+        nothing: Updates = gr.skip()
+        return nothing
 
-    def _shown(self, job_id: str) -> Snapshot:
+    def _refilled(self, job_id: str, wish: str, language: Language) -> Updates:
+        """Fill the form from the job on show; to extend its video, with its last frame as the picture."""
         snapshot = self._service.snapshot(job_id)
         if snapshot is None:
             raise InputError("that job is no longer there")
-        return snapshot
+        extend = wish == "extend"
+        picture = self._service.library.last_frame(job_id) if extend else snapshot.picture("picture.png")
+        updates = self._form.reuse_updates(snapshot.job.request, picture, language)
+        return updates | ({self._form.fields["seed"]: ""} if extend else {})
 
     def open_past(self, event: gr.SelectData) -> Updates:
         """Show the job that was chosen in the history."""
@@ -91,7 +126,7 @@ class Handlers:
     def attach(self, request: gr.Request, job_id: str) -> str:
         """Choose the job a freshly loaded page shows: that of its link, else a running one, else the one before."""
         self._service.warm_up()
-        linked = request.query_params.get("job", "")
+        linked = str(request.query_params.get("job", ""))
         if linked and self._service.snapshot(linked):
             return linked
         active = self._service.active_jobs()
@@ -99,25 +134,26 @@ class Handlers:
             return next((job.id for job in active if job.id == job_id), active[0].id)
         return job_id if job_id and self._service.snapshot(job_id) else ""
 
-    def tick(self, request: gr.Request, job_id: str, seen: dict[str, Any]) -> Updates:
+    def tick(self, request: gr.Request, job_id: str, seen: dict[str, Any] | None) -> Updates:
         """Bring the page up to date; only what changed is sent, the panel always."""
         p, language = self._parts, language_of(request)
         snapshot = self._service.snapshot(job_id) if job_id else None
+        before = _seen(seen)
         if snapshot is None:
-            nothing = {p.panel: idle_panel(language), p.seen: {"job": "", "state": "", "preview": 0}}
-            return nothing | (self._calm() if seen.get("job") != "" else {})
-        now = {"job": job_id, "state": snapshot.job.state.value, "preview": _preview_number(snapshot)}
-        preview_seen = seen.get("preview", 0) if seen.get("job") == job_id else 0
-        updates: Updates = {p.panel: job_panel(self._service, snapshot, preview_seen, language), p.seen: now}
-        if (seen.get("job"), seen.get("state")) != (now["job"], now["state"]):
+            nothing = {p.panel: idle_panel(language), p.seen: Seen().model_dump()}
+            return nothing | (self._calm(language) if before is None or before.job else {})
+        panel, now = job_panel(self._service, snapshot, before or Seen(), language)
+        updates: Updates = {p.panel: panel, p.seen: now.model_dump()}
+        if before is None or (before.job, before.state) != (now.job, now.state):
             updates |= self._new_state(snapshot, language)
         return updates
 
-    def _calm(self) -> Updates:
+    def _calm(self, language: Language) -> Updates:
         p = self._parts
         return {
             p.timer: gr.Timer(_IDLE_TICK_S),
-            p.cancel: gr.Button(interactive=False),
+            p.generate: gr.Button(language.say("Generate")),
+            p.cancel: gr.Button(language.say("Cancel"), interactive=False),
             p.stop: gr.Button(visible=False),
             p.result: NOTHING_YET,
         }
@@ -135,5 +171,9 @@ class Handlers:
         }
 
 
-def _preview_number(snapshot: Snapshot) -> int:
-    return snapshot.live.preview_number if snapshot.live else 0
+def _seen(kept: dict[str, Any] | None) -> Seen | None:
+    """Return what a tab has kept; None for a new one, or for what no page of this version has kept."""
+    try:
+        return Seen.model_validate(kept) if kept else None
+    except ValidationError:
+        return None

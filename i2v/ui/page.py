@@ -19,12 +19,12 @@ from i2v.ui.form_handlers import FormHandlers
 from i2v.ui.framing import NO_PICTURE
 from i2v.ui.handlers import Handlers
 from i2v.ui.history import build_history
-from i2v.ui.language import ENGLISH, label
+from i2v.ui.language import label
 from i2v.ui.own_presets import build_own_presets
-from i2v.ui.panel import idle_panel
+from i2v.ui.panel import build_panel
 from i2v.ui.parts import Parts
 from i2v.ui.quality import build_quality
-from i2v.ui.result import NOTHING_YET
+from i2v.ui.result import build_result
 from i2v.ui.system import build_system
 
 __all__ = ["build_page"]
@@ -43,7 +43,7 @@ def build_page(service: Service) -> gr.Blocks:
         form = Form(service)
         with gr.Tabs(elem_id="tabs", selected="create") as tabs:
             with gr.Tab(label("Create"), id="create"):
-                made = _create(form)
+                made = _create(service, form)
             with gr.Tab(label("History"), id="history"):
                 made |= {"history": build_history(service), "compare": build_compare(service)}
             with gr.Tab(label("System"), id="system"):
@@ -55,7 +55,7 @@ def build_page(service: Service) -> gr.Blocks:
     return page
 
 
-def _create(form: Form) -> dict[str, Any]:
+def _create(service: Service, form: Form) -> dict[str, Any]:
     with gr.Row(elem_id="main"):
         with gr.Column(elem_id="ask"):
             form.picture()
@@ -66,7 +66,7 @@ def _create(form: Form) -> dict[str, Any]:
             form.prompts_to_try()
             made = {"framing": framing, "prompt_note": note} | _settings(form) | _action()
         with gr.Column(elem_id="answer"):
-            return made | _answer()
+            return made | _answer(service)
 
 
 def _settings(form: Form) -> dict[str, Any]:
@@ -97,15 +97,14 @@ def _action() -> dict[str, Any]:
                 for number in range(MOST_SUGGESTIONS)
             )
         with gr.Row(elem_id="go"):
-            generate = gr.Button(label("Generate"), variant="primary", elem_id="generate", scale=3)
-            stop = gr.Button(label("Stop and keep"), elem_id="stop", visible=False, scale=1, min_width=100)
+            generate = gr.Button(label("Generate"), variant="primary", elem_id="generate", scale=2)
+            stop = gr.Button(label("Stop and keep"), elem_id="stop", visible=False, scale=1, min_width=140)
             cancel = gr.Button(label("Cancel"), elem_id="cancel", interactive=False, scale=1, min_width=100)
     return {"forecast": forecast, "suggestions": suggestions, "generate": generate, "stop": stop, "cancel": cancel}
 
 
-def _answer() -> dict[str, Any]:
-    panel = build_drawn("panel", idle_panel(ENGLISH), elem_id="panel")
-    result = build_drawn("result", NOTHING_YET, elem_id="result")
+def _answer(service: Service) -> dict[str, Any]:
+    panel, result = build_panel(), build_result(service)
     gr.set_static_paths([GALLERY_FOLDER])  # served in place: copies in Gradio's cache are deleted after a day
     gallery = build_drawn("gallery", shown_examples(), elem_id="gallery")
     return {"gallery": gallery, "panel": panel, "result": result}
@@ -134,12 +133,13 @@ def _wire_jobs(page: gr.Blocks, form: Form, handlers: Handlers, parts: Parts) ->
         event.then(handlers.tick, [parts.job, parts.seen], shown, **_QUIET)
 
     then_tick(
-        parts.generate.click(handlers.start, fields, parts.job, validator=handlers.validate, api_visibility="private")
+        parts.generate.click(
+            handlers.start, fields, [parts.job, parts.result], validator=handlers.validate, api_visibility="private"
+        )
     )
     then_tick(parts.cancel.click(handlers.cancel, parts.job, None, **_QUIET))
     then_tick(parts.stop.click(handlers.stop, parts.job, None, **_QUIET))
-    then_tick(parts.panel.select(handlers.remedy, parts.job, [parts.job, parts.tabs, *form.filled], **_QUIET))
-    then_tick(parts.result.select(handlers.use_result, parts.job, [parts.job, parts.tabs, *form.filled], **_QUIET))
+    then_tick(parts.result.select(handlers.use_result, parts.job, [parts.tabs, *form.filled], **_QUIET))
     then_tick(parts.history.select(handlers.open_past, None, [parts.job, parts.tabs], **_QUIET))
     parts.timer.tick(handlers.tick, [parts.job, parts.seen], shown, **_QUIET)
     then_tick(page.load(handlers.attach, parts.job, parts.job, **_QUIET))

@@ -1,26 +1,29 @@
-"""What the live panel shows: a job's snapshot turned into a plain dictionary. Pure, but for reading the preview file.
+"""What the live panel shows: a job's snapshot turned into a plain dictionary. Pure, but for looking at files.
 
-static/panel.html, panel.css and panel.js draw it.
+static/panel.html, panel.css and panel.js draw it. What a job ended with is in result.py.
 """
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from i2v import devices
+import gradio as gr
+from pydantic import BaseModel, ConfigDict
+
 from i2v.jobs.model import JobState
-from i2v.service import Service, Snapshot, describe_error
-from i2v.ui.language import Language
+from i2v.service import Service, Snapshot
+from i2v.ui.drawn import build_drawn
+from i2v.ui.language import ENGLISH, Language
+from i2v.ui.memory_chart import job_memory, machine_memory
+from i2v.ui.result import file_address
+from i2v.ui.run_words import plan_words, step_down_sentence
 
-__all__ = ["idle_panel", "job_panel", "peak_words"]
+__all__ = ["Seen", "build_panel", "idle_panel", "job_panel"]
 
-_MOST_POINTS = 240
 _STATE_WORDS = {
     JobState.QUEUED: "Waiting",
     JobState.CANCELLING: "Cancelling…",
+    JobState.STOPPING: "Stopping, keeping what is there…",
     JobState.CANCELLED: "Cancelled",
     JobState.DONE: "Done",
     JobState.FAILED: "Failed",
@@ -31,71 +34,109 @@ _STAGE_WORDS = {
     "denoise": "Denoising",
     "decode": "Making frames",
 }
-_GIB = 1 << 30
-_UNITS = {"load": "load", "encode": "encode", "denoise": "step", "decode": "frame"}
+_RUNNING = (JobState.RUNNING, JobState.STOPPING, JobState.CANCELLING)
+_COUNTED = ("denoise", "decode")
 
 
-def idle_panel(language: Language) -> dict[str, Any]:
+class Seen(BaseModel):
+    """What a tab has been shown of a job, so that a tick sends only what is new. The tab keeps it, as JSON."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    job: str = ""
+    state: str = ""
+    stage: str = ""
+    point_s: float = -1.0  # the time of the last point of the chart
+
+
+def build_panel() -> gr.HTML:
+    """Return the part, empty until the first tick."""
+    return build_drawn("panel", {}, elem_id="panel", scripts=("panel_chart", "panel_film"))
+
+
+def idle_panel(language: Language = ENGLISH) -> dict[str, Any]:
     """Return the panel when no job is looked at: the machine's memory."""
-    return {"state": "idle", "state_words": "Ready", "memory": _machine_memory(), "running": False}
-
-
-def job_panel(service: Service, snapshot: Snapshot, preview_seen: int, language: Language) -> dict[str, Any]:
-    """Return the panel of a job. The preview is sent only when it is newer than `preview_seen`."""
-    job, progress = snapshot.job, snapshot.progress
-    plan, step_downs = _plan(snapshot), _from_run(snapshot, "step_downs")
-    running = job.state in (JobState.RUNNING, JobState.CANCELLING)
-    stage = progress.get("stage", "")
-    number = snapshot.live.preview_number if snapshot.live else 0
-    preview = snapshot.picture("preview.webp") if running and number > preview_seen else None
     return {
-        "state": job.state.value,
-        "state_words": _words(snapshot, stage),
-        "running": running,
-        "stage": _UNITS.get(stage, ""),
-        "step": progress.get("step", 0),
-        "total": progress.get("total", 0),
-        "fraction": 1.0 if job.state is JobState.DONE else progress.get("fraction", 0.0),
-        "per_second": progress.get("per_second") if running else None,
-        "elapsed_s": progress.get("elapsed_s"),
-        "eta_s": progress.get("eta_s") if job.state is JobState.RUNNING else None,
-        "message": describe_error(job.error) if job.state is JobState.FAILED else "",
-        "plan": f"Plan: {plan['reason']}" if plan.get("reason") else "",
-        "step_downs": [_step_down_sentence(step) for step in step_downs],
-        "warnings": _from_run(snapshot, "warnings"),
-        "preview": _data_uri(preview) if preview else None,
-        "keep_preview": running and number > 0,
-        "memory": _job_memory(snapshot, plan, step_downs) or _machine_memory(),
+        "job": "",
+        "state": "idle",
+        "state_words": language.say("Ready"),
+        "running": False,
+        "memory": machine_memory(language),
     }
 
 
-def peak_words(peak_bytes: int, foreseen: Mapping[str, Any]) -> str:
-    """Say a measured peak, beside what a job's stored forecast had foreseen for it."""
-    expected = foreseen.get("comparable_bytes")
-    if not expected:
-        return f"peak {peak_bytes / _GIB:.2f} GiB"
-    return f"peak {peak_bytes / _GIB:.2f} of {expected / _GIB:.2f} GiB foreseen"
+def job_panel(service: Service, snapshot: Snapshot, seen: Seen, language: Language) -> tuple[dict[str, Any], Seen]:
+    """Return the panel of a job, and what the tab will then have seen of it.
+
+    All points of the chart are sent when the stage changes, so that one a tab has missed is made up for.
+    """
+    job, progress = snapshot.job, snapshot.progress
+    stage = str(progress.get("stage", ""))
+    now = Seen(
+        job=job.id,
+        state=job.state.value,
+        stage=stage,
+        point_s=snapshot.samples[-1]["t_s"] if snapshot.samples else -1.0,
+    )
+    same = (seen.job, seen.state, seen.stage) == (now.job, now.state, now.stage)
+    plan, step_downs = _plan(snapshot), _from_run(snapshot, "step_downs")
+    memory = job_memory(snapshot, plan, step_downs, seen.point_s if same else -1.0, language)
+    panel = {
+        "job": job.id,
+        "state": job.state.value,
+        "running": job.state in _RUNNING,
+        "size": [job.request.get("width", 1), job.request.get("height", 1)],
+        **_progress(service, snapshot, stage, language),
+        **_pictures(snapshot),
+        **plan_words(plan, language),
+        "events": [step_down_sentence(step, language) for step in step_downs]
+        + [language.retell(warning) for warning in _from_run(snapshot, "warnings")],
+        "memory": memory or machine_memory(language),
+    }
+    return panel, now
+
+
+def _progress(service: Service, snapshot: Snapshot, stage: str, language: Language) -> dict[str, Any]:
+    """Return where the run stands; `eta_s` is the time left, `wait_s` the time until a queued job begins."""
+    state, progress = snapshot.job.state, snapshot.progress
+    running = state in _RUNNING
+    return {
+        "state_words": _words(snapshot, stage, language),
+        "stage": stage if running else "",
+        "step": progress.get("step", 0),
+        "total": progress.get("total", 0) if running and stage in _COUNTED else 0,
+        "fraction": 1.0 if state is JobState.DONE else round(progress.get("fraction", 0.0), 4),
+        "per_second": progress.get("per_second") if running else None,
+        "elapsed_s": progress.get("elapsed_s"),
+        "eta_s": progress.get("eta_s") if state in (JobState.RUNNING, JobState.STOPPING) else None,
+        "wait_s": service.wait_s(snapshot.job.id) if state is JobState.QUEUED else None,
+    }
+
+
+def _words(snapshot: Snapshot, stage: str, language: Language) -> str:
+    state = snapshot.job.state
+    if state is JobState.RUNNING:
+        return language.say(_STAGE_WORDS.get(stage, "Starting the worker"))
+    if state is JobState.QUEUED and snapshot.queue_position:
+        return language.say("Waiting, {n} ahead", n=snapshot.queue_position)
+    return language.say(_STATE_WORDS[state])
+
+
+def _pictures(snapshot: Snapshot) -> dict[str, Any]:
+    """Return where the newest preview is, and the frames that are made already."""
+    if snapshot.job.state not in _RUNNING or snapshot.live is None:
+        return {"preview": "", "frames": None}
+    number = snapshot.live.preview_number
+    preview = snapshot.picture("preview.webp") if number else None
+    ready = snapshot.frames_ready
+    frames = {"folder": file_address(snapshot.frames_folder), "ready": ready, "fps": snapshot.job.request["fps"]}
+    # The number tells the browser that the file has changed; the attempt that it is another run's.
+    address = f"{file_address(preview)}?{snapshot.job.attempt}.{number}" if preview else ""
+    return {"preview": address, "frames": frames | {"total": snapshot.progress.get("total", 0)} if ready else None}
 
 
 def _from_run(snapshot: Snapshot, name: str) -> list[Any]:
     """Return the "step_downs" or "warnings" of a run, while it runs and afterwards."""
     return list(getattr(snapshot.live, name) if snapshot.live else (snapshot.job.result or {}).get(name, []))
-
-
-def _step_down_sentence(step: Mapping[str, Any]) -> str:
-    where = step["stage"]
-    if where in ("denoise", "decode"):
-        where += f", {_UNITS[where]} {step['step']}"
-    return f"Stepped down after {step['t_s']:.0f} s ({where}): {step['why']}. From {step['before']} to {step['after']}."
-
-
-def _words(snapshot: Snapshot, stage: str) -> str:
-    state = snapshot.job.state
-    if state is JobState.RUNNING:
-        return _STAGE_WORDS.get(stage, "Starting the worker")
-    if state is JobState.QUEUED and snapshot.queue_position:
-        return f"Waiting, {snapshot.queue_position} ahead"
-    return _STATE_WORDS[state]
 
 
 def _plan(snapshot: Snapshot) -> dict[str, Any]:
@@ -104,46 +145,3 @@ def _plan(snapshot: Snapshot) -> dict[str, Any]:
         return snapshot.live.plan
     result = snapshot.job.result or {}
     return {"forecast": result.get("forecast"), **result.get("plan", {})}
-
-
-def _data_uri(path: Path) -> str:
-    return "data:image/webp;base64," + base64.b64encode(path.read_bytes()).decode()
-
-
-def _job_memory(snapshot: Snapshot, plan: Mapping[str, Any], step_downs: list[dict[str, Any]]) -> dict[str, Any] | None:
-    samples, foreseen = snapshot.samples, plan.get("forecast") or {}
-    if not samples:
-        return None
-    last, on_gpu = samples[-1], samples[-1]["kind"] == "gpu"
-    every = max(1, -(-len(samples) // _MOST_POINTS))
-    kept = [*samples[:-1:every], last]
-    return {
-        "label": "VRAM of this run" if on_gpu else "RAM of the worker process",
-        "device_label": "· whole card " if on_gpu else "· whole machine ",
-        "used_bytes": last["allocated_bytes"],
-        "peak_bytes": last["peak_bytes"],
-        "peak_words": peak_words(last["peak_bytes"], foreseen),
-        "foreseen_bytes": foreseen.get("comparable_bytes", 0),
-        "device_used_bytes": last["device_used_bytes"],
-        "device_total_bytes": last["device_total_bytes"],
-        "points": [[round(sample["t_s"], 2), sample["allocated_bytes"]] for sample in kept],
-        "marks": [step["t_s"] for step in step_downs],
-    }
-
-
-def _machine_memory() -> dict[str, Any]:
-    card = devices.first_visible_gpu(devices.gpus())
-    if card:
-        used, total, label = card.used_bytes, card.total_bytes, card.name
-    else:
-        memory = devices.machine_memory()
-        used, total, label = memory.used_bytes, memory.total_bytes, "System RAM (no GPU found)"
-    return {
-        "label": label,
-        "device_label": "· in use ",
-        "used_bytes": used,
-        "peak_bytes": 0,
-        "device_used_bytes": used,
-        "device_total_bytes": total,
-        "points": [],
-    }

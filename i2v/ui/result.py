@@ -1,19 +1,54 @@
-"""What the page shows of a job that has ended: its video, its files, and what made it. Pure, but for looking at files.
+"""What the page shows of a job that has ended: its video, its files and what made it, or why there is no video.
 
-static/result.html, result.css and result.js draw it.
+static/result.html, result.css and result.js draw it; the functions of `build_result` are what they ask of the server.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
-from i2v.service import Service, Snapshot
-from i2v.ui.language import Language
+import gradio as gr
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-__all__ = ["NOTHING_YET", "file_address", "result_box"]
+from i2v.errors import I2VError, InputError
+from i2v.jobs.model import JobState
+from i2v.service import Service, Snapshot
+from i2v.ui.drawn import build_drawn
+from i2v.ui.error_card import error_card
+from i2v.ui.language import Language, language_of
+from i2v.ui.run_words import run_facts
+
+__all__ = ["NOTHING_YET", "build_result", "file_address", "result_box"]
 
 NOTHING_YET: dict[str, Any] = {"job": ""}
+_KINDS = ("mp4", "gif", "webp", "png")
+_OWN = ("image_sha256",)  # of a request; it says nothing to a person
+_LOG_LINES = 40
+
+
+class _About(BaseModel):
+    """A job that the browser names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    job: str = Field(pattern=r"^[0-9a-f]{1,64}$")
+
+
+class _Convert(_About):
+    kind: Literal["gif", "webp", "png"]
+
+
+class _Favourite(_About):
+    on: bool
+
+
+class _Discard(_About):
+    undo: bool
+
+
+_Asked = TypeVar("_Asked", bound=_About)
 
 
 def file_address(path: Any) -> str:
@@ -23,5 +58,78 @@ def file_address(path: Any) -> str:
 
 def result_box(service: Service, snapshot: Snapshot, language: Language) -> dict[str, Any]:
     """Return the box of a job; without a video there is only what can be done again."""
-    video = snapshot.file("mp4")
-    return {"job": snapshot.job.id if snapshot.is_over else "", "video": file_address(video) if video else ""}
+    job, video, poster = snapshot.job, snapshot.file("mp4"), snapshot.picture("poster.jpg")
+    if not snapshot.is_over:
+        return NOTHING_YET
+    box = {
+        "job": job.id,
+        "state": job.state.value,
+        "prompt": job.prompt,
+        "facts": run_facts(job.request, job.result or {}, language),
+        "settings": json.dumps({k: v for k, v in job.request.items() if k not in _OWN}, ensure_ascii=False, indent=1),
+        "size": [job.request["width"], job.request["height"]],
+        "favourite": job.favourite,
+    }
+    if job.state is JobState.FAILED:
+        return box | {"card": error_card(service, snapshot, language)}
+    if video is None:
+        return box
+    return box | {
+        "video": file_address(video),
+        "poster": file_address(poster) if poster else "",
+        "files": [_file(service, snapshot, kind) for kind in _KINDS],
+    }
+
+
+def _file(service: Service, snapshot: Snapshot, kind: str) -> dict[str, str]:
+    """Return where a file is, "" where it can still be made, and what it is called when it is saved."""
+    path = snapshot.file(kind)
+    name = service.library.file_name(snapshot, kind)
+    return {"kind": kind, "url": file_address(path) if path else "", "name": name}
+
+
+def build_result(service: Service) -> gr.HTML:
+    """Return the part."""
+
+    def convert(data: Any, request: gr.Request) -> dict[str, Any]:
+        """Make a file of another kind from the video."""
+
+        def done(asked: _Convert) -> dict[str, Any]:
+            path = service.library.converted(asked.job, asked.kind)
+            return {"url": file_address(path)}
+
+        return _answer(_Convert, done, data, request)
+
+    def favourite(data: Any, request: gr.Request) -> dict[str, Any]:
+        def done(asked: _Favourite) -> dict[str, Any]:
+            service.library.set_favourite(asked.job, asked.on)
+            return {"on": asked.on}
+
+        return _answer(_Favourite, done, data, request)
+
+    def discard(data: Any, request: gr.Request) -> dict[str, Any]:
+        """Delete the job, or bring it back."""
+
+        def done(asked: _Discard) -> dict[str, Any]:
+            (service.library.restore if asked.undo else service.library.delete)(asked.job)
+            return {}
+
+        return _answer(_Discard, done, data, request)
+
+    def log(data: Any, request: gr.Request) -> dict[str, Any]:
+        """Return the end of the log, for an error's details."""
+        return _answer(_About, lambda asked: {"lines": service.log_tail(_LOG_LINES)}, data, request)
+
+    return build_drawn("result", NOTHING_YET, elem_id="result", calls=(convert, favourite, discard, log))
+
+
+def _answer(
+    model: type[_Asked], done: Callable[[_Asked], dict[str, Any]], data: Any, request: gr.Request
+) -> dict[str, Any]:
+    """Check what the browser sent and do it; what goes wrong is a sentence, for nothing may be raised across."""
+    try:
+        return done(model.model_validate(data))
+    except ValidationError:
+        return {"error": language_of(request).error(InputError("the page asked for something that i2v does not know"))}
+    except I2VError as error:
+        return {"error": language_of(request).error(error)}

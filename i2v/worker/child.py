@@ -37,6 +37,7 @@ class Worker:
         self._writer, self._home = writer, home
         self._commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._cancelled: set[tuple[str, int]] = set()
+        self._kept: set[tuple[str, int]] = set()
 
     def send(self, event: Event) -> None:
         self._writer.send(event.to_message())
@@ -44,10 +45,13 @@ class Worker:
     def listen(self) -> None:
         """Sort incoming commands; leave the process when the app is gone."""
         for message in read_messages(sys.stdin.buffer):
-            if message["type"] == "cancel":
-                self._cancelled.add((message["job_id"], message["attempt"]))
-            else:
-                self._commands.put(message)
+            match message["type"]:
+                case "cancel":
+                    self._cancelled.add((message["job_id"], message["attempt"]))
+                case "keep":
+                    self._kept.add((message["job_id"], message["attempt"]))
+                case _:
+                    self._commands.put(message)
         os._exit(0)
 
     def beat(self) -> None:
@@ -67,9 +71,14 @@ class Worker:
         self.send(Event("ready", data={"pid": os.getpid()}))
         while True:
             command = self._commands.get()
-            if command["type"] == "stop":
-                return
-            self._run(engine, command["spec"])
+            match command["type"]:
+                case "stop":
+                    return
+                case "unload":
+                    engine.unload()
+                    self.send(Event("unloaded"))
+                case _:
+                    self._run(engine, command["spec"])
 
     def _make_engine(self) -> Any:
         from diffusers.utils import logging as diffusers_logging  # torch comes in here, in the worker only
@@ -90,13 +99,16 @@ class Worker:
             f"{missing} is not installed or does not load", "Run ./start_app.sh, which installs what is missing."
         )
         while (command := self._commands.get())["type"] != "stop":
+            if command["type"] == "unload":
+                self.send(Event("unloaded"))
+                continue
             spec = command["spec"]
             self.send(Event("failed", spec["job_id"], spec["attempt"], refusal.to_dict()))
 
     def _run(self, engine: Any, message: dict[str, Any]) -> None:
         from i2v.engine.run import RunSpec
 
-        job_id, attempt = message["job_id"], message["attempt"]
+        run = job_id, attempt = message["job_id"], message["attempt"]
         threading.current_thread().name = f"job {job_id[:8]}.{attempt}"
 
         def report(kind: str, data: dict[str, Any]) -> None:
@@ -106,7 +118,7 @@ class Worker:
             request = GenerationRequest.model_validate_json(message["request"])
             experience = Experience.from_message(message["experience"])
             spec = RunSpec(job_id, attempt, request, Path(message["home"]), Path(message["folder"]), experience)
-            result = engine.run(spec, report, lambda: (job_id, attempt) in self._cancelled)
+            result = engine.run(spec, report, lambda: run in self._cancelled, lambda: run in self._kept)
         except I2VError as error:
             _log.info("ended: %s", type(error).__name__)
             report("failed", error.to_dict())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import threading
 import time
 from collections import deque
@@ -25,9 +26,10 @@ from i2v.worker.past_runs import past_experience
 from i2v.worker.protocol import Event
 from i2v.worker.totals import RunTotals
 
-__all__ = ["Dispatcher", "LiveJob"]
+__all__ = ["FRAMES_FOLDER", "Dispatcher", "LiveJob"]
 
 _log = logging.getLogger(__name__)
+FRAMES_FOLDER = "frames"  # in the folder of a job that runs; engine/frame_files.py fills it
 _POLL_S = 0.1
 _RECORD_S = 0.5  # progress goes to the store at most this often, and at every change of stage
 _CANCEL_GRACE_S = 30.0
@@ -36,12 +38,16 @@ _KEPT_SAMPLES = 1200  # ten minutes at two samples a second, then every second o
 
 @dataclass
 class LiveJob:
-    """What can be watched of a job that runs in this app."""
+    """What can be watched of a job that runs in this app.
+
+    `stages`: {"stage", "t_s"} of each that began. It, `samples` and `step_downs` count `t_s` from the run's beginning.
+    """
 
     job_id: str
     attempt: int
     progress: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
+    stages: list[dict[str, Any]] = field(default_factory=list)
     step_downs: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     preview_number: int = 0
@@ -142,7 +148,7 @@ class Dispatcher:
                 state, result, error = ended
                 self._finish(job, state, result, error)
                 return
-            watcher.pass_cancel_on()
+            watcher.pass_requests_on()
         self._finish(job, *watcher.interrupted())
 
     def _finish(
@@ -152,6 +158,7 @@ class Dispatcher:
         result: dict[str, Any] | None = None,
         error: dict[str, Any] | None = None,
     ) -> None:
+        shutil.rmtree(self._settings.job_folder(job.id) / FRAMES_FOLDER, ignore_errors=True)  # if the worker was killed
         for pause_s in (1.0, 5.0, 30.0, 0.0):  # a locked or full disk may recover; the result must not be lost
             try:
                 taken = self._store.finish(job.id, job.attempt, state, result, error)
@@ -173,13 +180,14 @@ class Dispatcher:
 
 
 class _RunWatch:
-    """Folds one run's events into the live job and the store, and passes a cancellation on to the worker."""
+    """Folds one run's events into the live job and the store, and passes on to the worker what a person asks of it."""
 
     def __init__(self, store: JobStore, executor: Executor, job: Job):
         self._store, self._executor, self._job = store, executor, job
         self.live = LiveJob(job.id, job.attempt)
         self._recorded_s, self._looked_s = 0.0, 0.0
         self._cancel_sent_s: float | None = None
+        self._keep_sent = False
 
     def see(self, event: Event) -> tuple[JobState, dict[str, Any] | None, dict[str, Any] | None] | None:
         """Take in an event; return (state, result, error) when it ends the run."""
@@ -199,16 +207,20 @@ class _RunWatch:
             case "warning":
                 self.live.warnings.append(event.data["message"])
             case "done":
-                return JobState.DONE, event.data | {"samples": _thinned(self.live.samples)}, None
+                seen = {"samples": _thinned(self.live.samples), "stages": self.live.stages}
+                return JobState.DONE, event.data | seen, None
             case "failed":
                 state = JobState.CANCELLED if event.data["kind"] == "Cancelled" else JobState.FAILED
-                return state, None, event.data
+                return state, None, self._with_step_downs(event.data)
             case "lost":
                 return self._lost(event.data["exit_code"])
         return None
 
-    def pass_cancel_on(self) -> None:
-        """Tell the worker of a cancellation, whichever process asked for it; end a worker that does not listen."""
+    def pass_requests_on(self) -> None:
+        """Tell the worker to cancel, or to stop and keep what is there, whichever process asked for it.
+
+        A worker that does not listen to a cancellation is ended.
+        """
         now = time.monotonic()
         if now - self._looked_s < 0.3:
             return
@@ -218,7 +230,10 @@ class _RunWatch:
         except StorageError as error:
             _log.warning("the job store cannot be read now: %s", error)
             return
-        if job is None or job.state != JobState.CANCELLING:
+        if job and job.state is JobState.STOPPING and not self._keep_sent:
+            self._keep_sent = True
+            self._executor.request_keep(job.id, job.attempt)
+        if job is None or job.state is not JobState.CANCELLING:
             return
         if self._cancel_sent_s is None:
             self._cancel_sent_s = now
@@ -229,6 +244,8 @@ class _RunWatch:
     def _progress(self, progress: dict[str, Any]) -> None:
         now = time.monotonic()
         new_stage = progress["stage"] != self.live.progress.get("stage")
+        if new_stage:
+            self.live.stages.append({"stage": progress["stage"], "t_s": round(progress["elapsed_s"], 3)})
         self.live.progress = progress
         if new_stage or now - self._recorded_s > _RECORD_S:
             self._recorded_s = now
@@ -252,7 +269,11 @@ class _RunWatch:
             f"the worker process ended unexpectedly during {stage} (exit code {exit_code})",
             "The machine may have run out of memory: press Try again, or choose a smaller size.",
         )
-        return JobState.FAILED, None, error.to_dict()
+        return JobState.FAILED, None, self._with_step_downs(error.to_dict())
+
+    def _with_step_downs(self, error: dict[str, Any]) -> dict[str, Any]:
+        """Return an error with what the run had already done to go on."""
+        return error | {"step_downs": list(self.live.step_downs)} if self.live.step_downs else error
 
 
 def _as_error(error: Exception) -> dict[str, Any]:

@@ -13,15 +13,33 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import psutil
+
+from i2v.errors import InputError, WorkerDiedError
 from i2v.worker.protocol import Event, MessageWriter, read_messages
 
-__all__ = ["Executor", "LocalExecutor"]
+__all__ = ["Executor", "LocalExecutor", "WorkerState"]
 
 _log = logging.getLogger(__name__)
 HEARTBEAT_LIMIT_S = 120.0
+_UNLOAD_LIMIT_S = 30.0
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """What the worker process is and holds now. `pid` None: there is none; `model` None: it holds none."""
+
+    pid: int | None = None
+    running_job: str | None = None
+    model: str | None = None
+    weights_bytes: int = 0
+    rss_bytes: int = 0
+    precision: str | None = None
+    device: str | None = None
 
 
 class Executor(Protocol):
@@ -31,6 +49,7 @@ class Executor(Protocol):
     def start(self, spec: dict[str, Any]) -> None: ...
     def poll(self, timeout_s: float) -> Event | None: ...
     def request_cancel(self, job_id: str, attempt: int) -> None: ...
+    def request_keep(self, job_id: str, attempt: int) -> None: ...
     def kill(self) -> None: ...
     def close(self, grace_s: float) -> None: ...
 
@@ -45,6 +64,9 @@ class LocalExecutor:
         self._writer: MessageWriter | None = None
         self._listener: threading.Thread | None = None
         self._running: tuple[str, int] | None = None
+        self._handing_over = threading.Lock()  # a run and an unload are not handed over at the same time
+        self._held: dict[str, Any] | None = None  # the "loaded" event's data
+        self._let_go = threading.Event()
         self._heard_s = 0.0
         self._heartbeat_limit_s = heartbeat_limit_s
         self.starts = 0  # worker processes so far
@@ -62,8 +84,40 @@ class LocalExecutor:
     def start(self, spec: dict[str, Any]) -> None:
         """Hand a job to the worker; what becomes of it comes through `poll`."""
         self.warm_up()
-        self._running = (spec["job_id"], spec["attempt"])
-        self._send({"type": "run", "spec": spec})
+        with self._handing_over:
+            self._running = (spec["job_id"], spec["attempt"])
+            self._send({"type": "run", "spec": spec})
+
+    def state(self) -> WorkerState:
+        """Return what the worker process is and holds now."""
+        pid, running, held = self.pid, self._running, self._held or {}
+        if pid is None:
+            return WorkerState()
+        try:
+            rss_bytes = psutil.Process(pid).memory_info().rss
+        except psutil.Error:  # it ended just now
+            return WorkerState()
+        return WorkerState(
+            pid=pid,
+            running_job=running[0] if running else None,
+            model=held.get("model"),
+            weights_bytes=held.get("bytes", 0),
+            rss_bytes=rss_bytes,
+            precision=held.get("precision"),
+            device=held.get("device"),
+        )
+
+    def unload(self, timeout_s: float = _UNLOAD_LIMIT_S) -> None:
+        """Have the idle worker drop its model, and wait until it has. Raises InputError while a job runs."""
+        with self._handing_over:
+            if self._running:
+                raise InputError("a job is running", "Cancel it or wait.")
+            if self.pid is None or self._held is None:
+                return
+            self._let_go.clear()
+            self._send({"type": "unload"})
+        if not self._let_go.wait(timeout_s):
+            raise WorkerDiedError("the worker does not answer", "Wait a moment and try again.")
 
     def poll(self, timeout_s: float) -> Event | None:
         """Return the next event, or None after `timeout_s`. A dead or silent worker gives one "lost" event."""
@@ -85,6 +139,10 @@ class LocalExecutor:
     def request_cancel(self, job_id: str, attempt: int) -> None:
         """Ask the worker to stop a run at its next step."""
         self._send({"type": "cancel", "job_id": job_id, "attempt": attempt})
+
+    def request_keep(self, job_id: str, attempt: int) -> None:
+        """Ask the worker to end a run at its next step or frame, with a video of what is there."""
+        self._send({"type": "keep", "job_id": job_id, "attempt": attempt})
 
     def kill(self) -> None:
         """End the worker at once; a "lost" event follows."""
@@ -131,6 +189,7 @@ class LocalExecutor:
             start_new_session=True,  # Ctrl+C in the terminal is for the app, which then asks the worker
         )
         assert self._process.stdin
+        self._held = None
         self.starts += 1
         self._writer = MessageWriter(self._process.stdin)  # type: ignore[arg-type]
         self._heard_s = time.monotonic()
@@ -142,12 +201,21 @@ class LocalExecutor:
         with process.stdout:
             for message in read_messages(process.stdout):  # type: ignore[arg-type]
                 self._heard_s = time.monotonic()
-                if message["type"] != "heartbeat":
+                if message["type"] in ("loaded", "unloaded"):
+                    self._holds(message["data"] if message["type"] == "loaded" else None)
+                elif message["type"] != "heartbeat":
                     self._events.put(Event.from_message(message))
         code = process.wait()
         newest = process is self._process  # else the next worker's job must not be blamed
+        if newest:
+            self._holds(None)
         job_id, attempt = (self._running if newest else None) or ("", 0)
         self._events.put(Event("lost", job_id, attempt, {"exit_code": code}))
+
+    def _holds(self, model: dict[str, Any] | None) -> None:
+        self._held = model
+        if model is None:
+            self._let_go.set()
 
     def _send(self, message: dict[str, Any]) -> None:
         if self._writer is None or self.pid is None:

@@ -1,7 +1,10 @@
 """What the app and its worker say to each other: one JSON object a line, over the worker's standard input and output.
 
-Commands to the worker:  run {spec} · cancel {job_id, attempt} · stop
-Events from the worker:  ready · heartbeat · plan · progress · memory · preview · done · failed
+Commands to the worker:  run {spec} · cancel {job_id, attempt} · keep {job_id, attempt} · unload · stop
+Events from the worker:  ready · heartbeat · loaded · unloaded · plan · progress · memory · preview · step_down ·
+                         warning · done · failed
+
+"keep" ends a run early with a video of what is there; "unload" makes the idle worker drop its model.
 
 Every event of a run carries the job's id and attempt, so that a late or repeated one is recognised. Knows no torch.
 """

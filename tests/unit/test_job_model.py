@@ -18,7 +18,7 @@ from i2v.jobs.model import ACTIVE, HELD, TERMINAL, Job, JobState, may_follow, st
 from i2v.jobs.schema import METADATA
 from i2v.jobs.store import JobStore
 
-QUEUED, RUNNING, CANCELLING = JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING
+QUEUED, RUNNING, STOPPING, CANCELLING = JobState.QUEUED, JobState.RUNNING, JobState.STOPPING, JobState.CANCELLING
 CANCELLED, DONE, FAILED = JobState.CANCELLED, JobState.DONE, JobState.FAILED
 JOB = Job(
     "0" * 32,
@@ -41,10 +41,15 @@ JOB = Job(
 ALLOWED = {
     (QUEUED, RUNNING),
     (QUEUED, CANCELLED),
+    (RUNNING, STOPPING),
     (RUNNING, CANCELLING),
     (RUNNING, CANCELLED),
     (RUNNING, DONE),
     (RUNNING, FAILED),
+    (STOPPING, CANCELLING),
+    (STOPPING, CANCELLED),
+    (STOPPING, DONE),
+    (STOPPING, FAILED),
     (CANCELLING, CANCELLED),
     (CANCELLING, DONE),
     (CANCELLING, FAILED),
@@ -63,7 +68,7 @@ def test_a_job_moves_only_along_the_drawn_arrows(old: JobState, new: JobState) -
 def test_every_state_is_either_active_or_over() -> None:
     assert set(JobState) == ACTIVE | TERMINAL
     assert not ACTIVE & TERMINAL
-    assert {RUNNING, CANCELLING} == HELD
+    assert {RUNNING, STOPPING, CANCELLING} == HELD
 
 
 def test_every_active_job_can_be_ended_in_one_step() -> None:
@@ -74,6 +79,7 @@ def test_state_is_its_name_in_json() -> None:
     assert [f"{state}" for state in JobState] == [
         "queued",
         "running",
+        "stopping",
         "cancelling",
         "cancelled",
         "done",

@@ -1,4 +1,4 @@
-"""What the page is given to show: the forecast's box, the presets by card and the live panel, as plain values."""
+"""What the page is given to show before the click: the forecast's box and the presets by card, as plain values."""
 
 from __future__ import annotations
 
@@ -12,26 +12,22 @@ import pytest
 
 from i2v.devices import Gpu
 from i2v.errors import InputError
-from i2v.jobs.model import Job, JobState
 from i2v.memory.experience import Seconds
 from i2v.memory.ladder import Ladder
 from i2v.memory.plan import GIB, Machine
 from i2v.memory.tables import shipped_forms
 from i2v.presets import preset_named
 from i2v.request import build_request
-from i2v.service import Service, Snapshot
+from i2v.service import Service
 from i2v.settings import Settings
 from i2v.tiers import load_tiers
 from i2v.ui.card_presets import card_presets, preset_values
 from i2v.ui.forecast_box import MOST_SUGGESTIONS, forecast_box, time_words
 from i2v.ui.form import Form
 from i2v.ui.form_values import forecast_values, request_values
-from i2v.ui.panel import job_panel, peak_words
-from i2v.worker.dispatcher import LiveJob
 
 CPU = Machine("cpu", "the CPU", None, 0, 0, 64 * GIB, 60 * GIB)
 CARD = replace(CPU, device="cuda:0", name="RTX 3060", capability=(8, 6), vram_total_bytes=12 * GIB)
-STEP_DOWN = {"stage": "denoise", "step": 3, "t_s": 12.4, "why": "memory ran out", "before": "A", "after": "B"}
 
 
 def ladder_on(machine: Machine, free_gib: float, model: str = "i2vgen-xl", **values: Any) -> Ladder:
@@ -63,12 +59,6 @@ def fields(**values: Any) -> dict[str, Any]:
         "precision": "auto",
         "loop": False,
     } | values
-
-
-def snapshot(tmp_path: Path, live: LiveJob | None = None, result: dict[str, Any] | None = None) -> Snapshot:
-    state = JobState.DONE if result else JobState.RUNNING
-    job = Job("a", state, 1, {}, "cat.png", "web", None, None, {}, None, result, False, 0.0, 0.0, 0.0)
-    return Snapshot(job, live, None, tmp_path)
 
 
 # The forecast's box
@@ -221,40 +211,3 @@ def test_a_preset_takes_the_precision_that_the_card_can_do() -> None:
     assert preset_values(largest, "i2vgen-xl", gpu(24))["precision"] == "bf16"
     assert preset_values(largest, "i2vgen-xl", gpu(24, (7, 5)))["precision"] == "fp16"
     assert preset_values(largest, "motion", gpu(24)) == {}
-
-
-# The live panel
-
-
-def test_the_panel_shows_peak_and_forecast_step_downs_and_warnings_while_it_runs(tmp_path: Path) -> None:
-    live = LiveJob("a", 1, plan={"reason": "because", "forecast": {"comparable_bytes": 6 * GIB // 10}})
-    live.step_downs.append(STEP_DOWN)
-    live.warnings.append("VRAM stays above 90 %.")
-    sample = {"t_s": 1.0, "kind": "gpu", "allocated_bytes": GIB // 2, "peak_bytes": 55 * GIB // 100}
-    live.add_sample(sample | {"device_used_bytes": GIB, "device_total_bytes": 12 * GIB})
-    panel = job_panel(snapshot(tmp_path, live), 0)
-    assert panel["memory"]["peak_words"] == "peak 0.55 of 0.60 GiB foreseen"
-    assert panel["memory"]["foreseen_bytes"] == 6 * GIB // 10
-    assert panel["memory"]["marks"] == [12.4]
-    assert panel["step_downs"] == ["Stepped down after 12 s (denoise, step 3): memory ran out. From A to B."]
-    assert panel["warnings"] == ["VRAM stays above 90 %."]
-
-
-def test_the_panel_of_a_finished_job_says_the_same_from_its_result(tmp_path: Path) -> None:
-    sample = {"t_s": 1.0, "kind": "ram", "allocated_bytes": GIB, "peak_bytes": GIB, "device_used_bytes": GIB}
-    result = {
-        "plan": {"reason": "because"},
-        "forecast": {"comparable_bytes": 2 * GIB},
-        "step_downs": [STEP_DOWN],
-        "warnings": ["careful"],
-        "samples": [sample | {"device_total_bytes": GIB}],
-    }
-    panel = job_panel(snapshot(tmp_path, result=result), 0)
-    assert (panel["plan"], panel["warnings"]) == ("Plan: because", ["careful"])
-    assert panel["memory"]["peak_words"] == "peak 1.00 of 2.00 GiB foreseen"
-    assert len(panel["step_downs"]) == 1
-
-
-def test_a_run_without_a_forecast_shows_its_peak_alone(tmp_path: Path) -> None:
-    assert peak_words(GIB, {}) == "peak 1.00 GiB"
-    assert job_panel(snapshot(tmp_path), 0)["step_downs"] == []

@@ -1,117 +1,121 @@
-// Draws the live panel from props.value, the dictionary that i2v/ui/panel.py makes. The nodes stay; only their text
-// and the canvas change, so nothing flickers and the focus is kept.
-const root = element;
-const $ = (selector) => root.querySelector(selector);
-const gib = (bytes) => (bytes / 1073741824).toFixed(bytes < 10737418240 ? 2 : 1) + " GiB";
-const clock = (s) => s >= 60 ? Math.floor(s / 60) + " min " + Math.round(s % 60) + " s" : (s < 10 ? s.toFixed(1) : Math.round(s)) + " s";
-const put = (selector, text) => { const node = $(selector); if (node && node.textContent !== text) node.textContent = text; };
-let idle = [];
+// Draws the live panel from props.value, the dictionary that i2v/ui/panel.py makes. The nodes stay; only their text, the
+// pictures and the chart change, so nothing flickers and the focus is kept. panel_chart.js and panel_film.js are run with it.
+const $ = (selector) => element.querySelector(selector);
+const { say, bytes, clock } = i2v;
+const put = (selector, text) => i2v.put($(selector), text);
+const MIB = 1048576;
+i2v.speak(element);
+$(".view img").alt = say("Preview of the video so far");
 
-function drawMemory(memory) {
-  const canvas = $("canvas");
-  if (!canvas || !memory) return;
-  const width = canvas.clientWidth || 300, height = 120, scale = window.devicePixelRatio || 1;
-  canvas.width = width * scale;
-  canvas.height = height * scale;
-  const style = getComputedStyle(root), colour = (name, otherwise) => style.getPropertyValue(name) || otherwise;
-  const accent = colour("--color-accent", "#0d8277"), faint = colour("--body-text-color-subdued", "#888");
-  const warn = colour("--i2v-warn", "#b45309");
-  const points = memory.points.length ? memory.points : idle;
-  const foreseen = memory.foreseen_bytes || 0;
-  const top = Math.max(1, foreseen, memory.peak_bytes, ...points.map((p) => p[1])) * 1.1;
-  const from = points.length ? points[0][0] : 0;
-  const span = Math.max(1, (points.length ? points[points.length - 1][0] : 1) - from);
-  const x = (t) => ((t - from) / span) * (width - 8) + 4, y = (bytes) => height - 6 - (bytes / top) * (height - 24);
-  const g = canvas.getContext("2d");
-  const line = (x1, y1, x2, y2, stroke, dash) => {
-    g.setLineDash(dash);
-    g.strokeStyle = stroke;
-    g.lineWidth = 1;
-    g.beginPath();
-    g.moveTo(x1, y1);
-    g.lineTo(x2, y2);
-    g.stroke();
-    g.setLineDash([]);
-  };
-  const level = (bytes, words, stroke, dash, atRight, below) => {
-    line(4, y(bytes), width - 4, y(bytes), stroke, dash);
-    g.fillStyle = stroke;
-    g.textAlign = atRight ? "right" : "left";
-    g.fillText(words + " " + gib(bytes), atRight ? width - 8 : 8, below ? y(bytes) + 12 : Math.max(12, y(bytes) - 4));
-  };
-  g.scale(scale, scale);
-  g.clearRect(0, 0, width, height);
-  g.font = "11px system-ui, sans-serif";
-  if (points.length < 2) return;
-  g.beginPath();
-  points.forEach(([t, bytes], i) => (i ? g.lineTo(x(t), y(bytes)) : g.moveTo(x(t), y(bytes))));
-  g.strokeStyle = accent;
-  g.lineWidth = 2;
-  g.lineJoin = "round";
-  g.stroke();
-  g.lineTo(x(points[points.length - 1][0]), height);
-  g.lineTo(x(from), height);
-  g.globalAlpha = 0.15;
-  g.fillStyle = accent;
-  g.fill();
-  g.globalAlpha = 1;
-  for (const t of memory.marks || []) {
-    const at = Math.min(width - 5, Math.max(5, x(t)));
-    line(at, 0, at, height, warn, [2, 3]);
-    g.fillStyle = warn;
-    g.textAlign = "center";
-    g.fillText("▼", at, 10);
+// ---- The end of a job: the title of the tab, and a notification for those who asked for one.
+const bell = $(".notify");
+const wanted = () => localStorage.getItem("i2v_notify") === "1" && window.Notification?.permission === "granted";
+const ring = () => bell.setAttribute("aria-pressed", wanted());
+bell.addEventListener("click", async () => {
+  const on = !wanted();
+  localStorage.setItem("i2v_notify", on ? "1" : "0");
+  const allowed = !on || (await Notification.requestPermission()) === "granted";
+  put(".refused", allowed ? "" : say("The browser does not allow notifications from this page."));
+  $(".refused").hidden = allowed;
+  ring();
+});
+ring();
+
+let before = { job: null, state: "" }, mark = "";
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) return;
+  if (mark) document.title = "i2v";
+  mark = "";
+  if (film.frames.length) roll();
+});
+
+function tellTheEnd(v, percent) {
+  const ended = before.job === v.job && ["done", "failed"].includes(v.state) && !["done", "failed", "cancelled"].includes(before.state);
+  if (ended && document.hidden) {
+    mark = v.state === "done" ? "✓ " : "! ";
+    if (wanted()) notify(v.state === "done" ? say("Your video is done.") : say("The video could not be made."), v.job);
   }
-  // The lower of the two is named below its line, so that neither line crosses the other's name.
-  if (memory.peak_bytes) level(memory.peak_bytes, "peak", faint, [4, 4], false, memory.peak_bytes < foreseen);
-  if (foreseen) level(foreseen, "foreseen", accent, [1, 3], true, foreseen < memory.peak_bytes);
+  const title = v.running ? percent + " % · i2v" : v.state === "queued" ? "… · i2v" : mark + "i2v";
+  if (document.title !== title) document.title = title;
 }
 
-function showEvents(sentences) {
-  const list = $(".events");
-  if (list.dataset.shown === JSON.stringify(sentences)) return;
-  list.dataset.shown = JSON.stringify(sentences);
-  list.replaceChildren(...sentences.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
-  list.hidden = !sentences.length;
+function notify(text, tag) {
+  try {
+    const shown = new Notification("i2v", { body: text, tag });
+    shown.onclick = () => { window.focus(); shown.close(); };
+  } catch (error) { // phones allow them to service workers only
+    if (!(error instanceof TypeError)) throw error;
+  }
+}
+
+// ---- Everything else.
+function follow(v) {
+  if (v.job === before.job) return;
+  const here = new URL(location.href);
+  if (v.job) here.searchParams.set("job", v.job);
+  else here.searchParams.delete("job");
+  if (here.href !== location.href) history.replaceState(history.state, "", here);
+  if (before.job !== null && v.job) requestAnimationFrame(bringIntoView);
+}
+
+// A job just begun or opened: on a phone it may stand far from the button.
+function bringIntoView() {
+  const box = document.querySelector("#result .i2v-result:not([hidden])") || $(".i2v-panel"), top = box.getBoundingClientRect().top;
+  if (top < 0 || top > innerHeight - 160) box.scrollIntoView({ block: "start", behavior: i2v.calm() ? "auto" : "smooth" });
+}
+
+function speed(v) {
+  if (!v.per_second) return "";
+  if (v.per_second < 1) return v.stage === "decode" ? say("{seconds} s a frame", { seconds: (1 / v.per_second).toFixed(1) }) : say("{seconds} s a step", { seconds: (1 / v.per_second).toFixed(1) });
+  const n = v.per_second.toFixed(1);
+  return v.stage === "decode" ? say("{n} frames/s", { n }) : say("{n} steps/s", { n });
+}
+
+function count(v) {
+  if (!v.total) return "";
+  return v.stage === "decode" ? say("frame {step} of {total}", v) : say("step {step} of {total}", v);
+}
+
+function left(v) {
+  if (v.wait_s != null) return say("starts in about {time}", { time: clock(v.wait_s) });
+  return v.eta_s != null ? say("about {time} left", { time: clock(v.eta_s) }) : "";
 }
 
 function show() {
   const v = props.value;
   if (!v || !v.state) return;
+  const percent = Math.round(100 * (v.fraction || 0)), bar = $(".bar"), over = !v.running && v.state !== "queued";
+  $(".i2v-panel").dataset.state = v.state;
   put(".state", v.state_words);
-  put(".left", v.eta_s != null ? "about " + clock(v.eta_s) + " left" : "");
-  const percent = Math.round(100 * (v.fraction || 0)), bar = $("[role=progressbar]");
-  if (bar) {
-    bar.setAttribute("aria-valuenow", percent);
-    bar.firstElementChild.style.width = percent + "%";
-  }
-  put(".stage", v.total > 1 ? v.stage + " " + v.step + " of " + v.total : v.stage || "");
-  put(".speed", v.per_second ? (v.per_second >= 1 ? v.per_second.toFixed(1) + " per second" : (1 / v.per_second).toFixed(1) + " s each") : "");
-  put(".elapsed", v.elapsed_s ? clock(v.elapsed_s) + " elapsed" : "");
-  const message = $(".message");
-  message.hidden = !v.message;
-  put(".message", v.message || "");
+  put(".left", left(v));
+  put(".stage", count(v));
+  put(".speed", speed(v));
+  put(".elapsed", v.elapsed_s ? (over ? say("took {time}", { time: clock(v.elapsed_s) }) : say("{time} elapsed", { time: clock(v.elapsed_s) })) : "");
+  bar.hidden = !v.running;
+  bar.setAttribute("aria-valuenow", percent);
+  bar.setAttribute("aria-valuetext", [percent + " %", v.state_words, count(v)].filter(Boolean).join(", "));
+  bar.firstElementChild.style.width = percent + "%";
+  bell.hidden = over || !("Notification" in window) || !window.isSecureContext;
+  if (over) $(".refused").hidden = true;
   put(".plan", v.plan || "");
-  showEvents([...(v.step_downs || []), ...(v.warnings || [])]);
-  if (v.preview) {
-    $(".preview img").src = v.preview;
-    $(".preview").hidden = false;
-  } else if (!v.keep_preview) $(".preview").hidden = true;
-  const m = v.memory;
-  if (m) {
-    if (!m.points.length) {
-      idle.push([Date.now() / 1000, m.used_bytes]);
-      idle = idle.slice(-120);
-    }
-    put(".what", m.label);
-    put(".used", m.points.length ? gib(m.used_bytes) : "");
-    put(".peak", m.peak_words ? "· " + m.peak_words : "");
-    put(".total", m.device_label + gib(m.device_used_bytes) + " of " + gib(m.device_total_bytes));
-    $("canvas").setAttribute("aria-label", "Memory over time: now " + gib(m.used_bytes) + (m.peak_words ? ", " + m.peak_words : ""));
-    drawMemory(m);
-  }
-  document.title = v.running ? percent + " % · i2v" : "i2v";
+  put(".why", v.why || "");
+  $(".reason").hidden = !v.plan;
+  showEvents(v.events || []);
+  takePictures(v);
+  takeMemory(v.job, v.memory);
+  if (film.frames.length) roll();
+  follow(v);
+  tellTheEnd(v, percent);
+  before = { job: v.job, state: v.state };
+}
+
+function showEvents(sentences) {
+  const list = $(".events"), shown = JSON.stringify(sentences);
+  if (list.dataset.shown === shown) return;
+  list.dataset.shown = shown;
+  list.replaceChildren(...sentences.map((text) => i2v.make("li", { textContent: text })));
+  list.hidden = !sentences.length;
 }
 
 watch("value", show);
-show();
+queueMicrotask(show); // once the scripts that go with it have run
