@@ -23,8 +23,9 @@ from i2v.ui.language import Language, language_of
 from i2v.ui.parts import Parts
 from i2v.ui.told import told
 
-__all__ = ["ModelsPart", "build_models", "model_card", "wire_models"]
+__all__ = ["ModelsPart", "build_models", "model_card", "sentence", "wire_models"]
 
+_MANY_PARAMETERS = 500_000_000  # from here on a CPU takes an hour and more
 _HUB_PAGE = "https://huggingface.co/{repo}"
 
 
@@ -61,16 +62,17 @@ class ModelsPart:
 
     def models(self, _: Asked, language: Language) -> dict[str, Any]:
         """Return the card of every model."""
-        downloads = self._service.shelf.downloads()
-        return {
-            "models": [
-                model_card(state, self._fits(state), downloads.get(state.preset.name), language)
-                for state in self._service.models()
-            ]
-        }
+        shelf, has_card = self._service.shelf, bool(self._service.machine().gpus)
+        downloads = shelf.downloads()
+        return {"models": [self._card(state, downloads, has_card, language) for state in shelf.models()]}
 
-    def _fits(self, state: ModelState) -> str:
-        return self._service.fits(state.preset.name) or "tracing"
+    def _card(
+        self, state: ModelState, downloads: Mapping[str, DownloadState], has_card: bool, language: Language
+    ) -> dict[str, Any]:
+        preset = state.preset
+        fits = self._service.fits(preset.name) or "tracing"
+        card = model_card(state, fits, downloads.get(preset.name), language)
+        return card | {"is_slow": not has_card and preset.parameters >= _MANY_PARAMETERS}
 
     def download(self, asked: _ModelAsked, language: Language) -> dict[str, Any]:
         """Begin a download, or go on with it."""
@@ -87,6 +89,11 @@ class ModelsPart:
         return self.models(asked, language)
 
 
+def sentence(text: str) -> str:
+    """Return a text that begins with a capital, where its language has them."""
+    return text[:1].upper() + text[1:]
+
+
 def model_card(state: ModelState, fits: str, download: DownloadState | None, language: Language) -> dict[str, Any]:
     """Return what is shown of a model. `fits`: "fits", "tight", "too_big" or "tracing"."""
     preset = state.preset
@@ -94,7 +101,7 @@ def model_card(state: ModelState, fits: str, download: DownloadState | None, lan
         "name": preset.name,
         "title": language.retell(preset.title),
         "summary": language.retell(preset.summary),
-        "licence": language.retell(preset.licence),
+        "licence": sentence(language.retell(preset.licence)),
         "licence_note": language.retell(preset.licence_note),
         "ships": preset.hub is None,
         "installed": state.installed,

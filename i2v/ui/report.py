@@ -16,7 +16,7 @@ __all__ = ["bug_report", "without_names"]
 
 _GIB = 1 << 30
 _LOG_LINES = 30
-_OF_A_PERSON = re.compile(r"(/home/|/Users/|[A-Za-z]:\\Users\\)[^/\\\s'\":;,)]+")
+_OF_A_PERSON = re.compile(r"(?<![\w~.-])(/home/|/Users/|[A-Za-z]:\\Users\\)[^/\\\s'\":;,)]+")
 
 
 def without_names(text: str, home: Path | None = None) -> str:

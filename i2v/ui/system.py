@@ -15,7 +15,7 @@ from i2v.service import Service
 from i2v.ui.calls import Asked, checked_call
 from i2v.ui.drawn import build_drawn
 from i2v.ui.language import Language
-from i2v.ui.models_part import build_models
+from i2v.ui.models_part import build_models, sentence
 from i2v.ui.report import bug_report, without_names
 
 __all__ = ["MachinePart", "build_machine", "build_system"]
@@ -66,7 +66,7 @@ class MachinePart:
             "home": without_names(str(facts.home)),
             "versions": list(facts.versions.items()),
             "problems": [
-                {name: _sentence(language.retell(text)) for name, text in problem.items()}
+                {name: sentence(language.retell(text)) for name, text in problem.items()}
                 for problem in doctor["problems"]
             ],
             "worker": self._worker(language),
@@ -97,10 +97,6 @@ class MachinePart:
     def report(self, _: Asked, language: Language) -> dict[str, Any]:
         """Return all of this as text for a bug report."""
         return {"text": bug_report(self._service)}
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _memory(free_bytes: int, total_bytes: int) -> dict[str, int]:

@@ -92,11 +92,12 @@ function calm(card) {
   show(models);
 }
 
-const fitWords = (fits) =>
-  fits === "fits" ? say("Fits this machine")
-    : fits === "tight" ? say("Fits this machine, but tight")
-      : fits === "too_big" ? say("Too large for this machine at its default size; smaller settings may fit")
-        : say("Being worked out…");
+const fitWords = ({ fits, is_slow: isSlow }) =>
+  (fits === "fits" || fits === "tight") && isSlow ? say("Fits in memory, but is slow without an NVIDIA card")
+    : fits === "fits" ? say("Fits this machine")
+      : fits === "tight" ? say("Fits this machine, but tight")
+        : fits === "too_big" ? say("Too large for this machine at its default size; smaller settings may fit")
+          : say("Being worked out…");
 
 function sizeWords(model) {
   if (model.ships || model.installed) return say("{size} on disk", { size: bytes(model.disk_bytes) });
@@ -127,8 +128,8 @@ function showCard(card, model) {
   put(card.terms, model.licence);
   put(card.note, model.licence_note);
   put(card.size, sizeWords(model));
-  put(card.fits, fitWords(model.fits));
-  card.fits.dataset.fits = model.fits;
+  put(card.fits, fitWords(model));
+  card.fits.dataset.fits = model.fits === "fits" && model.is_slow ? "tight" : model.fits;
   card.loading.hidden = !now;
   if (now) {
     const share = now.total_bytes ? Math.min(1, now.done_bytes / now.total_bytes) : 0;
