@@ -37,7 +37,7 @@ def _with_video(service: Service, job_id: str) -> Snapshot:
     if snapshot is None:
         raise UnknownJobError(f"there is no job {job_id}", "It may have been deleted.")
     if snapshot.file("mp4") is None:
-        raise InputError("the job has no video", "Choose another one.")
+        raise InputError("this job has no video")
     return snapshot
 
 
