@@ -42,7 +42,7 @@ def _with_video(service: Service, job_id: str) -> Snapshot:
 
 
 def compare_jobs(a: Snapshot, b: Snapshot, language: Language) -> dict[str, Any]:
-    """Return both jobs' facts, and the settings in which they differ as {"name", "a", "b"}, in the order of the form."""
+    """Return both jobs' facts, and the settings in which they differ: {"name", "a", "b"}, in the form's order."""
     said_a, said_b = _settings(a, language), _settings(b, language)
     differing = [name for name in said_a | said_b if said_a.get(name) != said_b.get(name)]
     rows = [{"name": name, "a": said_a.get(name, "–"), "b": said_b.get(name, "–")} for name in differing]
