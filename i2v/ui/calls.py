@@ -1,4 +1,4 @@
-"""Functions that a drawn part's script may call: what the browser sends is checked, and an error comes as a sentence."""
+"""Functions that a drawn part's script may call: what the browser sends is checked; an error comes as a sentence."""
 
 from __future__ import annotations
 
