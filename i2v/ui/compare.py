@@ -56,6 +56,7 @@ def _facts(snapshot: Snapshot) -> dict[str, Any]:
         "prompt": job.prompt,
         "video": file_address(video) if video else "",
         "fps": job.request.get("fps"),
+        "shape": round(job.request["width"] / job.request["height"], 4),
         "seconds": result.get("seconds", job.took_s),
         "peak_bytes": result.get("peak_bytes"),
         "peak_kind": result.get("peak_kind", ""),

@@ -34,9 +34,11 @@ function show({ a: one, b: other, rows }) {
     video.muted = true;
     video.src = facts.video;
     video.dataset.fps = facts.fps;
+    video.parentNode.style.setProperty("--shape", facts.shape);
     video.setAttribute("aria-label", say("Video {letter}: {prompt}", { letter, prompt: facts.prompt }));
     put(video.closest("figure").querySelector("figcaption"), facts.prompt);
   }
+  root.style.setProperty("--shape", one.shape);
   const peak = (facts) => facts.peak_bytes ? i2v.bytes(facts.peak_bytes) : "–";
   const took = (facts) => facts.seconds == null ? "–" : i2v.clock(facts.seconds);
   const row = (name, left, right, className = "") =>
@@ -71,7 +73,6 @@ function begin() {
   if (!isReady()) return;
   steps = Math.max(1, ...[a, b].map((video) => Math.round(video.duration * (Number(video.dataset.fps) || 12))));
   slider.max = steps - 1;
-  root.style.setProperty("--shape", a.videoWidth / a.videoHeight);
   b.playbackRate = rate();
   seek(0);
   if (!i2v.calm()) play();

@@ -133,6 +133,9 @@ function stateWords(card) {
   }
 }
 
+// Joins facts so that a line breaks only between two of them. A dot stays with the fact before it.
+const listed = (facts) => facts.filter((fact, index) => fact || !index).map((fact) => fact.replaceAll(" ", "\u00a0")).join("\u00a0· ");
+
 function draw(item, card) {
   const at = (selector) => item.querySelector(selector), image = at("img"), source = card.poster || card.picture;
   item.dataset.state = card.state;
@@ -142,12 +145,12 @@ function draw(item, card) {
   put(at(".state"), stateWords(card));
   at(".state").hidden = !stateWords(card);
   put(at(".prompt"), card.prompt);
-  put(at(".facts"), [card.model, card.width + " × " + card.height, say("{n} frames", { n: card.frames })].join(" · "));
+  put(at(".facts"), listed([card.model, card.width + " × " + card.height, say("{n} frames", { n: card.frames })]));
   const made = new Date(card.created_at * 1000);
   at("time").dateTime = made.toISOString();
   put(at("time"), made.toLocaleString(navigator.language, { dateStyle: "medium", timeStyle: "short" }));
-  put(at(".took"), card.took_s == null ? "" : say("took {time}", { time: i2v.clock(card.took_s) }));
-  put(at(".by"), card.from_command_line ? say("from the command line") : "");
+  const took = card.took_s == null ? "" : say("took {time}", { time: i2v.clock(card.took_s) });
+  put(at(".when span"), listed(["", took, card.from_command_line ? say("from the command line") : ""]));
   at(".star").setAttribute("aria-pressed", card.favourite);
   at(".pair").hidden = !card.has_video;
   at(".remove").hidden = !card.is_over;
