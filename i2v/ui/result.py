@@ -6,19 +6,17 @@ static/result.html, result.css and result.js draw it; the functions of `build_re
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 from urllib.parse import quote
 
 import gradio as gr
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from i2v.errors import I2VError, InputError
 from i2v.jobs.model import JobState
 from i2v.service import Service, Snapshot
+from i2v.ui.calls import AboutJob, answer
 from i2v.ui.drawn import build_drawn
 from i2v.ui.error_card import error_card
-from i2v.ui.language import Language, language_of
+from i2v.ui.language import Language
 from i2v.ui.run_words import run_facts
 
 __all__ = ["NOTHING_YET", "build_result", "file_address", "result_box"]
@@ -29,26 +27,16 @@ _OWN = ("image_sha256",)  # of a request; it says nothing to a person
 _LOG_LINES = 40
 
 
-class _About(BaseModel):
-    """A job that the browser names."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    job: str = Field(pattern=r"^[0-9a-f]{1,64}$")
-
-
-class _Convert(_About):
+class _Convert(AboutJob):
     kind: Literal["gif", "webp", "png"]
 
 
-class _Favourite(_About):
+class _Favourite(AboutJob):
     on: bool
 
 
-class _Discard(_About):
+class _Discard(AboutJob):
     undo: bool
-
-
-_Asked = TypeVar("_Asked", bound=_About)
 
 
 def file_address(path: Any) -> str:
@@ -98,14 +86,14 @@ def build_result(service: Service) -> gr.HTML:
             path = service.library.converted(asked.job, asked.kind)
             return {"url": file_address(path)}
 
-        return _answer(_Convert, done, data, request)
+        return answer(_Convert, done, data, request)
 
     def favourite(data: Any, request: gr.Request) -> dict[str, Any]:
         def done(asked: _Favourite) -> dict[str, Any]:
             service.library.set_favourite(asked.job, asked.on)
             return {"on": asked.on}
 
-        return _answer(_Favourite, done, data, request)
+        return answer(_Favourite, done, data, request)
 
     def discard(data: Any, request: gr.Request) -> dict[str, Any]:
         """Delete the job, or bring it back."""
@@ -114,22 +102,10 @@ def build_result(service: Service) -> gr.HTML:
             (service.library.restore if asked.undo else service.library.delete)(asked.job)
             return {}
 
-        return _answer(_Discard, done, data, request)
+        return answer(_Discard, done, data, request)
 
     def log(data: Any, request: gr.Request) -> dict[str, Any]:
         """Return the end of the log, for an error's details."""
-        return _answer(_About, lambda asked: {"lines": service.log_tail(_LOG_LINES)}, data, request)
+        return answer(AboutJob, lambda asked: {"lines": service.log_tail(_LOG_LINES)}, data, request)
 
     return build_drawn("result", NOTHING_YET, elem_id="result", calls=(convert, favourite, discard, log))
-
-
-def _answer(
-    model: type[_Asked], done: Callable[[_Asked], dict[str, Any]], data: Any, request: gr.Request
-) -> dict[str, Any]:
-    """Check what the browser sent and do it; what goes wrong is a sentence, for nothing may be raised across."""
-    try:
-        return done(model.model_validate(data))
-    except ValidationError:
-        return {"error": language_of(request).error(InputError("the page asked for something that i2v does not know"))}
-    except I2VError as error:
-        return {"error": language_of(request).error(error)}
