@@ -16,10 +16,10 @@ from i2v.presets import preset_named
 from i2v.request import GenerationRequest, build_request, match_square
 from i2v.worker.forecaster import Forecaster
 
-__all__ = ["TIGHT_SHARE", "Fit", "Outlook", "memory_that_decides"]
+__all__ = ["Fit", "Outlook", "memory_that_decides", "verdict"]
 
 Fit = Literal["fits", "tight", "too_big"]
-TIGHT_SHARE = 0.85  # of the free memory; above it a fit is called tight
+_TIGHT_SHARE = 0.85  # of the free memory; above it a fit is called tight
 _FRESH_S = 20.0
 
 
@@ -37,12 +37,7 @@ class Outlook:
         """
         preset = preset_named(model)
         ladder = self._forecaster.ladder(build_request({"model": preset.name, "prompt": ""}, match_square(preset)))
-        if ladder is None:
-            return None
-        if ladder.chosen is None:
-            return "too_big"
-        peak, free = memory_that_decides(ladder, ladder.chosen)
-        return "tight" if peak > TIGHT_SHARE * free else "fits"
+        return verdict(ladder) if ladder else None
 
     def wait_s(self, job_id: str) -> float | None:
         """Return the seconds until a queued job begins, 0 if it is next; None if unknown, or it is not queued."""
@@ -86,12 +81,20 @@ class Outlook:
         return seconds.likely_s if seconds else None
 
 
-def memory_that_decides(ladder: Ladder, rung: Rung) -> tuple[int, int]:
-    """Return (peak, free) bytes of the memory that decides: that of the card, or RAM without one or where it lacks."""
+def verdict(ladder: Ladder) -> Fit:
+    """Say whether a request fits: "tight" when little of the memory that decides would be left."""
+    if ladder.chosen is None:
+        return "too_big"
+    peak, free, _ = memory_that_decides(ladder, ladder.chosen)
+    return "tight" if peak > _TIGHT_SHARE * free else "fits"
+
+
+def memory_that_decides(ladder: Ladder, rung: Rung) -> tuple[int, int, str]:
+    """Return peak, free bytes and name of the memory that matters: RAM without a card, or where it is what lacks."""
     foreseen, machine = rung.forecast, ladder.machine
     if machine.kind == "cpu" or foreseen.peak_ram_bytes > machine.ram_free_bytes:
-        return foreseen.peak_ram_bytes, machine.ram_free_bytes
-    return foreseen.peak_vram_bytes, machine.vram_free_bytes
+        return foreseen.peak_ram_bytes, machine.ram_free_bytes, "RAM"
+    return foreseen.peak_vram_bytes, machine.vram_free_bytes, "VRAM"
 
 
 def _request_of(job: Job) -> GenerationRequest:

@@ -73,7 +73,7 @@ class OneRun:
         kept: Callable[[], bool] = lambda: False,
     ):
         self.spec, self.plan, self._rung = spec, rung.plan, rung
-        self._pieces, self._report, self._cancelled, self._kept = pieces, report, cancelled, kept
+        self._pieces, self.report, self._cancelled, self._kept = pieces, report, cancelled, kept
         self._stopped: dict[str, Any] | None = None  # where the person stopped the run to keep what was there
         self._frame_files = FrameFiles(spec.folder)
         self._step_downs: list[dict[str, Any]] = []
@@ -85,13 +85,13 @@ class OneRun:
 
     def progress(self, stage: Stage, step: int) -> None:
         self._stage, self._step = stage, step
-        self._report("progress", self.clock.at(stage, step).to_dict())
+        self.report("progress", self.clock.at(stage, step).to_dict())
 
     # The plan
 
     def report_plan(self) -> None:
         """Tell which plan is at work."""
-        self._report("plan", self.plan.to_dict() | {"forecast": self._forecast()})
+        self.report("plan", self.plan.to_dict() | {"forecast": self._forecast()})
 
     def step_down(self, stage: str, why: str) -> bool:
         """Put the next smaller plan to work; False when there is none."""
@@ -105,7 +105,7 @@ class OneRun:
         if hasattr(self, "pipeline"):
             self.pipeline.arrange(self.plan)
         self._step_downs.append(step)
-        self._report("step_down", step)
+        self.report("step_down", step)
         self.report_plan()
         return True
 
@@ -124,7 +124,7 @@ class OneRun:
 
     def see_memory(self, sample: MemorySample) -> None:
         """Hand a sample on, and warn once when the card stays nearly full."""
-        self._report("memory", sample.to_dict())
+        self.report("memory", sample.to_dict())
         full = sample.kind == "gpu" and sample.device_used_bytes > _HIGH_SHARE * sample.device_total_bytes
         self._high_samples = self._high_samples + 1 if full else 0
         if self._high_samples == _HIGH_SAMPLES and not self._warnings:
@@ -136,7 +136,7 @@ class OneRun:
                 f"({fewer} instead of {request.num_frames}), a smaller size, or close other programs."
             )
             self._warnings.append(message)
-            self._report("warning", {"message": message})
+            self.report("warning", {"message": message})
 
     # The stages
 
@@ -184,10 +184,10 @@ class OneRun:
             self.progress(Stage.DENOISE, min(self._step + 1, steps))
             if self._step < steps and self._kept():
                 estimate, self._stopped = clean, {"stage": "denoise", "step": self._step, "total": steps}
-            self._report("memory", self.watch.sample().to_dict())
+            self.report("memory", self.watch.sample().to_dict())
             try:
                 write_preview(self.pipeline.preview(clean, conditions, request), self.spec.folder)
-                self._report("preview", {"number": self._step})
+                self.report("preview", {"number": self._step})
             except OSError as error:  # a full disk, or the page reading the old one just now: the run is worth more
                 _log.warning("no preview: %s", error)
             if self._step % _LOG_EVERY_STEPS == 0:

@@ -112,7 +112,7 @@ class Engine:
             torch.inference_mode(),
         ):
             run.watch = watch
-            with_less_memory(lambda: self._load(run, preset, report), "load", run.step_down)
+            with_less_memory(lambda: self._load(run, preset), "load", run.step_down)
             result = run.make() | {"weights": self._weights, "weights_bytes": self._weights["total_bytes"]}
         self._seconds_before[_speed_key(spec.request)] = run.clock.seconds_each()
         return result
@@ -120,18 +120,18 @@ class Engine:
     def _last_speed(self, request: GenerationRequest) -> dict[Stage, float]:
         return self._seconds_before.get(_speed_key(request), {})
 
-    def _load(self, run: OneRun, preset: ModelPreset, report: Report) -> None:
+    def _load(self, run: OneRun, preset: ModelPreset) -> None:
         """Load the model unless it is there already, and arrange it as planned."""
         run.progress(Stage.LOAD, 0)
         plan = run.plan
         key = (preset.name, plan.device, plan.precision, plan.compute)
         if self._pipeline is None or self._loaded != key:
             self.unload()
-            report("unloaded", {})
+            run.report("unloaded", {})
             self._pipeline, self._weights = load_pipeline(preset, run.spec.home, plan)
             self._loaded = key
             held = {"model": preset.name, "device": plan.device, "precision": plan.precision}
-            report("loaded", held | {"bytes": self._weights["total_bytes"]})
+            run.report("loaded", held | {"bytes": self._weights["total_bytes"]})
         self._pipeline.arrange(plan)
         run.pipeline = self._pipeline
         run.progress(Stage.LOAD, 1)

@@ -11,16 +11,16 @@ from typing import Any
 
 from i2v.errors import I2VError
 from i2v.memory.experience import Seconds
-from i2v.memory.ladder import Ladder, Rung, Suggestion
+from i2v.memory.ladder import Ladder, Suggestion
 from i2v.memory.plan import GIB
+from i2v.outlook import memory_that_decides, verdict
 from i2v.service import Service
 from i2v.ui.form_values import forecast_values
 from i2v.ui.language import ENGLISH, Language
 
-__all__ = ["MOST_SUGGESTIONS", "TIGHT_SHARE", "WORKING", "changed_fields", "forecast_box", "look_ahead", "time_words"]
+__all__ = ["MOST_SUGGESTIONS", "WORKING", "changed_fields", "forecast_box", "look_ahead", "time_words"]
 
 MOST_SUGGESTIONS = 3
-TIGHT_SHARE = 0.85  # of the free memory; above it a fit is called tight
 _UNITS = ((3600, "{n} h"), (60, "{n} min"), (1, "{n} s"))
 _TOO_MUCH = "Peak {peak} GiB but only {free} GiB {where} free"
 _VERDICTS = {"fits": "Fits", "tight": "Fits, but tight", "too_big": "Will not fit"}
@@ -43,19 +43,19 @@ def look_ahead(service: Service, fields: Mapping[str, Any], language: Language) 
 def forecast_box(ladder: Ladder, clip: str, language: Language = ENGLISH) -> dict[str, Any]:
     """Return the box of a ladder: its chosen rung, or its smallest one and what would fit instead."""
     rung = ladder.chosen or ladder.smallest
-    peak, free, where = _matter(ladder, rung)
-    state = "too_big" if not ladder.chosen else "tight" if peak > TIGHT_SHARE * free else "fits"
+    peak, free, where = memory_that_decides(ladder, rung)
+    state = verdict(ladder)
     text = "Peak {peak} GiB of {free} GiB {where} free" if ladder.chosen else _TOO_MUCH
     amount = language.say(text, peak=f"{peak / GIB:.2f}", free=f"{free / GIB:.1f}", where=where)
-    verdict, most = language.say(_VERDICTS[state]), max(peak, free, 1)
+    said, most = language.say(_VERDICTS[state]), max(peak, free, 1)
     box = {
         "state": state,
-        "verdict": verdict,
+        "verdict": said,
         "clip": clip,
         "amount": amount,
         "fill": round(peak / most, 4),
         "limit": round(free / most, 4),
-        "spoken": f"{verdict}: {amount}",
+        "spoken": f"{said}: {amount}",
         "notes": [language.retell(f"{note[:1].upper()}{note[1:]}.") for note in ladder.notes],
     }
     if not ladder.chosen:
@@ -67,14 +67,6 @@ def forecast_box(ladder: Ladder, clip: str, language: Language = ENGLISH) -> dic
         "plan": language.say("Plan: {plan}", plan=language.retell_list(plan.words()) + approximate),
         "why": language.retell(why[:1].upper() + why[1:]),
     }
-
-
-def _matter(ladder: Ladder, rung: Rung) -> tuple[int, int, str]:
-    """Return peak, free bytes and name of the memory that decides: RAM without a card, or where it is what lacks."""
-    foreseen, machine = rung.forecast, ladder.machine
-    if machine.kind == "cpu" or foreseen.peak_ram_bytes > machine.ram_free_bytes:
-        return foreseen.peak_ram_bytes, machine.ram_free_bytes, "RAM"
-    return foreseen.peak_vram_bytes, machine.vram_free_bytes, "VRAM"
 
 
 def _refusal(ladder: Ladder, language: Language) -> dict[str, Any]:

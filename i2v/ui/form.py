@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 from gradio.components import Component
@@ -47,10 +47,13 @@ class Form:
         return [*self.components, *self._prompts.values()]
 
     def picture(self) -> None:
+        sources: list[Literal["upload", "webcam", "clipboard"]] = ["upload", "clipboard"]
+        if self._service.settings.webcam:
+            sources.append("webcam")
         self.fields["image"] = gr.Image(
             label=label("Start image"),
             type="filepath",
-            sources=["upload", "clipboard", *(["webcam"] if self._service.settings.webcam else [])],
+            sources=sources,
             height=260,
             elem_id="picture",
         )

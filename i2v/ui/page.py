@@ -97,8 +97,8 @@ def _action() -> dict[str, Any]:
                 for number in range(MOST_SUGGESTIONS)
             )
         with gr.Row(elem_id="go"):
-            generate = gr.Button(label("Generate"), variant="primary", elem_id="generate", scale=3)
-            stop = gr.Button(label("Stop and keep"), elem_id="stop", visible=False, scale=1, min_width=100)
+            generate = gr.Button(label("Generate"), variant="primary", elem_id="generate", scale=2)
+            stop = gr.Button(label("Stop and keep"), elem_id="stop", visible=False, scale=1, min_width=140)
             cancel = gr.Button(label("Cancel"), elem_id="cancel", interactive=False, scale=1, min_width=100)
     return {"forecast": forecast, "suggestions": suggestions, "generate": generate, "stop": stop, "cancel": cancel}
 

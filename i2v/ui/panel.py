@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from i2v.errors import InputError
 from i2v.jobs.model import JobState
 from i2v.service import Service, Snapshot
-from i2v.ui.calls import AboutJob, answer
+from i2v.ui.calls import JOB_ID, Asked, checked_call
 from i2v.ui.drawn import build_drawn
 from i2v.ui.language import ENGLISH, Language
 from i2v.ui.memory_chart import job_memory, machine_memory
@@ -52,31 +52,29 @@ class Seen(BaseModel):
     point_s: float = -1.0  # the time of the last point of the chart
 
 
-class _Pictures(AboutJob):
+class _Pictures(Asked):
+    job: str = Field(pattern=JOB_ID)
     have: int = Field(ge=0, le=100_000)
 
 
 def build_panel(service: Service) -> gr.HTML:
     """Return the part, empty until the first tick."""
 
-    def pictures(data: Any, request: gr.Request) -> dict[str, Any]:
+    def pictures(asked: _Pictures, _: Language) -> dict[str, Any]:
         """Return the frames that are made beyond the first `have`, some at a time; before there are any, the preview.
 
         They are read here and not served as files, for both are replaced or removed while the run goes on.
         """
+        snapshot = service.snapshot(asked.job)
+        if snapshot is None:
+            raise InputError("that job is no longer there")
+        if not snapshot.frames_ready:
+            return {"preview": _data_uri(snapshot.folder / "preview.webp"), "frames": []}
+        numbers = range(asked.have, min(snapshot.frames_ready, asked.have + _MOST_FRAMES))
+        return {"frames": [_data_uri(snapshot.frames_folder / f"{number:05d}.jpg") for number in numbers]}
 
-        def done(asked: _Pictures) -> dict[str, Any]:
-            snapshot = service.snapshot(asked.job)
-            if snapshot is None:
-                raise InputError("that job is no longer there")
-            if not snapshot.frames_ready:
-                return {"preview": _data_uri(snapshot.folder / "preview.webp"), "frames": []}
-            numbers = range(asked.have, min(snapshot.frames_ready, asked.have + _MOST_FRAMES))
-            return {"frames": [_data_uri(snapshot.frames_folder / f"{number:05d}.jpg") for number in numbers]}
-
-        return answer(_Pictures, done, data, request)
-
-    return build_drawn("panel", {}, "panel", calls=(pictures,), scripts=("panel_chart", "panel_film"))
+    calls = (checked_call("pictures", _Pictures, pictures),)
+    return build_drawn("panel", {}, "panel", calls=calls, scripts=("panel_chart", "panel_film"))
 
 
 def _data_uri(path: Path) -> str:

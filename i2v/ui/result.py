@@ -10,10 +10,11 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 import gradio as gr
+from pydantic import Field
 
 from i2v.jobs.model import JobState
 from i2v.service import Service, Snapshot
-from i2v.ui.calls import AboutJob, answer
+from i2v.ui.calls import JOB_ID, Asked, checked_call
 from i2v.ui.drawn import build_drawn
 from i2v.ui.error_card import error_card
 from i2v.ui.language import Language
@@ -27,15 +28,19 @@ _OWN = ("image_sha256",)  # of a request; it says nothing to a person
 _LOG_LINES = 40
 
 
-class _Convert(AboutJob):
+class _Job(Asked):
+    job: str = Field(pattern=JOB_ID)
+
+
+class _Convert(_Job):
     kind: Literal["gif", "webp", "png"]
 
 
-class _Favourite(AboutJob):
+class _Favourite(_Job):
     on: bool
 
 
-class _Discard(AboutJob):
+class _Discard(_Job):
     undo: bool
 
 
@@ -78,34 +83,28 @@ def _file(service: Service, snapshot: Snapshot, kind: str) -> dict[str, str]:
 
 def build_result(service: Service) -> gr.HTML:
     """Return the part."""
+    library = service.library
 
-    def convert(data: Any, request: gr.Request) -> dict[str, Any]:
-        """Make a file of another kind from the video."""
+    def convert(asked: _Convert, _: Language) -> dict[str, Any]:
+        return {"url": file_address(library.converted(asked.job, asked.kind))}
 
-        def done(asked: _Convert) -> dict[str, Any]:
-            path = service.library.converted(asked.job, asked.kind)
-            return {"url": file_address(path)}
+    def favourite(asked: _Favourite, _: Language) -> dict[str, Any]:
+        library.set_favourite(asked.job, asked.on)
+        return {"on": asked.on}
 
-        return answer(_Convert, done, data, request)
-
-    def favourite(data: Any, request: gr.Request) -> dict[str, Any]:
-        def done(asked: _Favourite) -> dict[str, Any]:
-            service.library.set_favourite(asked.job, asked.on)
-            return {"on": asked.on}
-
-        return answer(_Favourite, done, data, request)
-
-    def discard(data: Any, request: gr.Request) -> dict[str, Any]:
+    def discard(asked: _Discard, _: Language) -> dict[str, Any]:
         """Delete the job, or bring it back."""
+        (library.restore if asked.undo else library.delete)(asked.job)
+        return {}
 
-        def done(asked: _Discard) -> dict[str, Any]:
-            (service.library.restore if asked.undo else service.library.delete)(asked.job)
-            return {}
-
-        return answer(_Discard, done, data, request)
-
-    def log(data: Any, request: gr.Request) -> dict[str, Any]:
+    def log(_: _Job, __: Language) -> dict[str, Any]:
         """Return the end of the log, for an error's details."""
-        return answer(AboutJob, lambda asked: {"lines": service.log_tail(_LOG_LINES)}, data, request)
+        return {"lines": service.log_tail(_LOG_LINES)}
 
-    return build_drawn("result", NOTHING_YET, elem_id="result", calls=(convert, favourite, discard, log))
+    calls = (
+        checked_call("convert", _Convert, convert),
+        checked_call("favourite", _Favourite, favourite),
+        checked_call("discard", _Discard, discard),
+        checked_call("log", _Job, log),
+    )
+    return build_drawn("result", NOTHING_YET, elem_id="result", calls=calls)

@@ -165,7 +165,7 @@ def test_a_reload_and_a_second_tab_find_the_running_job_and_cancel_it(
     expect(page.locator("#result .retry")).to_be_visible()
 
 
-def test_a_second_job_waits_and_can_be_cancelled_while_the_first_goes_on(page: Page, photo: Path) -> None:
+def test_a_second_job_waits_and_can_be_cancelled_while_the_first_goes_on(page: Page, photo: Path, app: App) -> None:
     generate_long(page, photo)
     page.locator("#generate").click()
     expect(page.locator("#panel .state")).to_have_text(re.compile("Waiting"), timeout=SLOW_MS)
