@@ -56,7 +56,7 @@ function newCard(name) {
   const facts = make("dl"), bar = make("div", { className: "bar", role: "progressbar" }, make("i"));
   const card = {
     title: make("h3"), where: make("span", { className: "where" }), summary: make("p", { className: "summary" }),
-    licence: fact(facts, say("Licence")), size: fact(facts, say("Size")), fits: make("span", { className: "fits" }),
+    licence: fact(facts, say("Licence")), size: fact(facts, say("Files")), fits: make("span", { className: "fits" }),
     bar, amount: make("p", { className: "amount" }), error: make("p", { className: "error", role: "alert" }),
     use: button("use"), go: button("go"), remove: button("remove"),
     page: make("a", { target: "_blank", rel: "noopener noreferrer", textContent: say("Its page on the hub") }),
