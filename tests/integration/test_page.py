@@ -277,6 +277,16 @@ def test_nothing_is_fetched_from_outside(browser: Browser, app: App) -> None:
     page.close()
 
 
+def test_the_page_is_sent_compressed_and_pictures_as_they_are(app: App) -> None:
+    with httpx.stream("GET", app.url) as page:
+        assert page.headers["content-encoding"] == "gzip"
+        assert len(b"".join(page.iter_raw())) < 100_000
+    card = next((ROOT / "i2v/ui/gallery/cards").glob("*.webp"))
+    picture = httpx.get(f"{app.url}/gradio_api/file={card}")
+    assert "content-encoding" not in picture.headers
+    assert picture.content == card.read_bytes()
+
+
 def test_no_connection_is_kept_open_so_that_a_seventh_tab_loads(browser: Browser, app: App) -> None:
     context = browser.new_context()
     for _ in range(7):
