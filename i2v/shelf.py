@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from i2v.errors import Cancelled, I2VError, InputError, ModelFilesError, StorageError
 from i2v.jobs.store import JobStore
@@ -44,7 +44,7 @@ class ModelState:
 class DownloadState:
     """A download that is not complete. `total_bytes` is the preset's estimate until the hub has been asked.
 
-    `bytes_per_s` and `eta_s` are None while nothing is known of the speed; `error` is a sentence if it failed.
+    `bytes_per_s` and `eta_s` are None while nothing is known of the speed; `error` is why it failed, as a stored error.
     """
 
     state: Literal["downloading", "paused", "failed"]
@@ -52,7 +52,7 @@ class DownloadState:
     total_bytes: int
     bytes_per_s: float | None = None
     eta_s: float | None = None
-    error: str | None = None
+    error: dict[str, Any] | None = None
 
 
 class ModelShelf:
@@ -195,7 +195,7 @@ class _Download:
         self.preset = preset
         self.thread: threading.Thread | None = None
         self.is_wanted, self.is_over = True, False
-        self._error: str | None = None
+        self._error: dict[str, Any] | None = None
         self._done, self._total = 0, preset.hub.download_bytes if preset.hub else 0
         self._seen: deque[tuple[float, int]] = deque()
 
@@ -210,7 +210,7 @@ class _Download:
             self._seen.popleft()
 
     def fail(self, error: I2VError) -> None:
-        self._error, self.is_over = str(error), True
+        self._error, self.is_over = error.to_dict(), True
 
     def state(self) -> DownloadState:
         if self._error:

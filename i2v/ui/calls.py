@@ -12,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from i2v.errors import I2VError, InputError
 from i2v.ui.language import Language, language_of
 
-__all__ = ["Asked", "checked_call"]
+__all__ = ["JOB_ID", "Asked", "checked_call"]
 
 _log = logging.getLogger(__name__)
 Answer = dict[str, Any]
+JOB_ID = r"^[0-9A-Za-z_-]{1,64}$"
 A = TypeVar("A", bound="Asked")
 
 

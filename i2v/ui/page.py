@@ -20,6 +20,7 @@ from i2v.ui.framing import NO_PICTURE
 from i2v.ui.handlers import Handlers
 from i2v.ui.history import build_history
 from i2v.ui.language import label
+from i2v.ui.models_part import wire_models
 from i2v.ui.own_presets import build_own_presets
 from i2v.ui.panel import build_panel
 from i2v.ui.parts import Parts
@@ -47,7 +48,7 @@ def build_page(service: Service) -> gr.Blocks:
             with gr.Tab(label("History"), id="history"):
                 made |= {"history": build_history(service), "compare": build_compare(service)}
             with gr.Tab(label("System"), id="system"):
-                made["system"] = build_system(service)
+                made["models"], made["system"] = build_system(service)
         parts = _with_memory(made | {"tabs": tabs})
         _wire_jobs(page, form, Handlers(service, form, parts), parts)
         _wire_form(page, service, form, FormHandlers(service, form, parts), parts)
@@ -104,7 +105,7 @@ def _action() -> dict[str, Any]:
 
 
 def _answer(service: Service) -> dict[str, Any]:
-    panel, result = build_panel(), build_result(service)
+    panel, result = build_panel(service), build_result(service)
     gr.set_static_paths([GALLERY_FOLDER])  # served in place: copies in Gradio's cache are deleted after a day
     gallery = build_drawn("gallery", shown_examples(), elem_id="gallery")
     return {"gallery": gallery, "panel": panel, "result": result}
@@ -159,6 +160,7 @@ def _wire_form(page: gr.Blocks, service: Service, form: Form, handlers: FormHand
     parts.quality.input(handlers.choose_quality, [parts.quality, model], form.components, **_QUIET)
     parts.load_settings.upload(handlers.load_settings, parts.load_settings, form.filled, **_QUIET)
     parts.own_presets.wire(page, service, form, _QUIET)
+    wire_models(page, service, form, parts, handlers.choose_model, _QUIET)
     _wire_forecast(page, form, handlers, parts)
 
 

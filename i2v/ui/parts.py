@@ -27,6 +27,7 @@ class Parts:
     cancel: gr.Button
     history: gr.HTML
     compare: gr.HTML
+    models: gr.HTML
     system: gr.HTML
     forecast: gr.HTML
     foreseen: gr.JSON  # what this tab has already been shown of the forecast

@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 
 from i2v import shelf as module
-from i2v.errors import InputError
+from i2v.errors import I2VError, InputError
 from i2v.jobs.store import JobStore
 from i2v.models import download
 from i2v.presets import ModelPreset, load_presets, preset_named
@@ -97,6 +97,11 @@ def state_of(shelf: ModelShelf) -> DownloadState:
     return state
 
 
+def told(failed: DownloadState) -> str:
+    assert failed.error
+    return str(I2VError.from_dict(failed.error))
+
+
 def is_installed(shelf: ModelShelf) -> bool:
     return next(state.installed for state in shelf.models() if state.preset.name == NAME)
 
@@ -178,7 +183,7 @@ def test_a_failed_download_says_why_and_can_be_tried_again(hub: FakeHub, shelf: 
     hub.refuse = (503, "")
     shelf.start_download(NAME)
     failed = wait_until(lambda: (s := state_of(shelf)).state == "failed" and s)
-    assert failed.error.startswith("The hub refused ali-vilab/i2vgen-xl (HTTP 503).")
+    assert told(failed).startswith("The hub refused ali-vilab/i2vgen-xl (HTTP 503).")
     hub.refuse = None
     shelf.start_download(NAME)
     wait_until(lambda: not shelf.downloads())
@@ -193,7 +198,7 @@ def test_a_defect_ends_as_a_failed_download(hub: FakeHub, shelf: ModelShelf, mon
     shelf.start_download(NAME)
     failed = wait_until(lambda: shelf.downloads().get(NAME) or None if shelf._downloads[NAME].is_over else None)
     assert failed.state == "failed"
-    assert failed.error == "The download stopped unexpectedly (ZeroDivisionError). Try again."
+    assert told(failed) == "The download stopped unexpectedly (ZeroDivisionError). Try again."
 
 
 def test_a_model_is_deleted_whole(
@@ -235,7 +240,7 @@ def test_a_download_of_another_process_is_not_deleted_under_it(
         other.delete(NAME)
     other.start_download(NAME)
     failed = wait_until(lambda: (s := state_of(other)).state == "failed" and s)
-    assert "is being downloaded already" in failed.error
+    assert "is being downloaded already" in told(failed)
     hub.seconds_per_block = 0.0
     wait_until(lambda: not shelf.downloads())
     assert is_installed(shelf)

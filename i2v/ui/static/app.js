@@ -24,7 +24,13 @@ window.i2v = (() => {
       : say("{seconds} s", { seconds: s < 10 ? s.toFixed(1) : Math.round(s) });
   const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
   const tab = (number) => document.querySelectorAll("#tabs > .tab-wrapper button[role=tab], #tabs button[role=tab]")[number]?.click();
-  return { say, speak, put, make, bytes, clock, calm, tab, language: spoken || "en" };
+  // Opens the models, and begins the download of one; static/models.js looks for what is wanted.
+  const fetchModel = (name) => {
+    fetchModel.wanted = name;
+    tab(2);
+    document.dispatchEvent(new Event("i2v:fetch-model"));
+  };
+  return { say, speak, put, make, bytes, clock, calm, tab, fetchModel, language: spoken || "en" };
 })();
 
 // A video of i2v that is dropped anywhere goes to the button that loads its settings; pictures are left to the start image.
