@@ -13,12 +13,8 @@ async function compare(wanted) {
   if (!wanted) return close(false);
   pair = wanted.a + wanted.b;
   const mine = pair;
-  let answer;
-  try {
-    answer = await server.compare({ a: wanted.a, b: wanted.b });
-  } catch {
-    answer = { error: say("i2v does not answer. Is it still running?") };
-  }
+  const silent = { error: say("i2v does not answer. Is it still running?") };
+  const answer = (await server.compare({ a: wanted.a, b: wanted.b }).catch(() => null)) || silent;
   if (mine !== pair) return;
   root.hidden = false;
   put($(".problem"), answer.error || "");
