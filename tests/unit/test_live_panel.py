@@ -11,7 +11,15 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from i2v.errors import GenerationError, I2VError, ModelFilesError, NotFiniteError, OutOfMemoryError, StorageError
+from i2v.errors import (
+    GenerationError,
+    I2VError,
+    InputError,
+    ModelFilesError,
+    NotFiniteError,
+    OutOfMemoryError,
+    StorageError,
+)
 from i2v.jobs.model import Job, JobState
 from i2v.request import build_request
 from i2v.service import Service, Snapshot
@@ -271,7 +279,18 @@ def test_each_kind_of_error_has_its_remedies(
 
 
 def test_a_start_that_was_refused_is_a_card_whose_buttons_change_only_what_does_not_fit(service: Service) -> None:
-    values = {"model": "motion", "prompt": "x", "width": 3840, "height": 2160, "num_frames": 120, "vram_gib": 0.8}
-    card = refusal_card(service, StorageError("only 1 MiB are free"), values, (3840, 2160), ENGLISH)
-    assert card["what"] == "Only 1 MiB are free."
-    assert {action["value"]["do"] for action in card["actions"]} <= {"fill"}
+    values = {"model": "motion", "prompt": "x", "width": 3840, "height": 2160, "num_frames": 24, "vram_gib": 1.2}
+    service.forecast(values, (3840, 2160), wait=True)
+    error = InputError("this does not fit: it is too large", "What fits: --size 64x64.", field="width")
+    card = refusal_card(service, error, values, (3840, 2160), ENGLISH)
+    assert card["what"] == "This does not fit: it is too large."
+    assert card["todo"] == "This would fit:"
+    assert [action["value"]["do"] for action in card["actions"]] == ["fill"]
+    assert set(card["actions"][0]["value"]["fields"]) == {"match_picture", "width", "height"}
+
+
+def test_a_start_that_no_setting_helps_keeps_its_remedy(service: Service) -> None:
+    values = {"model": "motion", "prompt": "x", "width": 512, "height": 512, "num_frames": 2}
+    error = StorageError("only 1 MiB are free", "Free disk space.")
+    card = refusal_card(service, error, values | {"model": "gone"}, (512, 512), ENGLISH)
+    assert (card["todo"], card["actions"]) == ("Free disk space.", [])

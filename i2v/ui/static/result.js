@@ -28,6 +28,7 @@ const wish = (value) => trigger("select", { index: 0, value });
 
 function fillForm(value) {
   wish(value);
+  if (value.do === "fill") box.hidden = true; // the form is as it was offered, so nothing is refused any more
   if (["reuse", "extend", "fill", "refill"].includes(value.do))
     document.querySelector("#picture")?.scrollIntoView({ block: "nearest", behavior: i2v.calm() ? "auto" : "smooth" });
 }
