@@ -13,8 +13,7 @@ async function compare(wanted) {
   if (!wanted) return close(false);
   pair = wanted.a + wanted.b;
   const mine = pair;
-  const silent = { error: say("i2v does not answer. Is it still running?") };
-  const answer = (await server.compare({ a: wanted.a, b: wanted.b }).catch(() => null)) || silent;
+  const answer = await i2v.ask(server, "compare", { a: wanted.a, b: wanted.b });
   if (mine !== pair) return;
   root.hidden = false;
   put($(".problem"), answer.error || "");

@@ -16,8 +16,7 @@ field.placeholder = say("Search the prompts");
 
 // Asks the server; what went wrong stands above the cards and gives null. What a click met stays until the next one.
 async function ask(name, data) {
-  const silent = { error: say("i2v does not answer. Is it still running?") };
-  const answer = (await server[name](data).catch(() => null)) || silent; // Gradio gives undefined when the network fails
+  const answer = await i2v.ask(server, name, data);
   problems[name === "history_page" ? "page" : "click"] = answer.error || "";
   put($(".problem"), problems.click || problems.page);
   return answer.error ? null : answer;

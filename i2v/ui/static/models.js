@@ -11,12 +11,7 @@ i2v.speak(element);
 
 async function ask(name, data = {}) {
   const turn = ++asked;
-  let answer;
-  try {
-    answer = await server[name](data);
-  } catch {
-    answer = { error: say("i2v does not answer. Is it still running?") };
-  }
+  const answer = await i2v.ask(server, name, data);
   if (turn < answered) return; // a later one is shown already
   answered = turn;
   put($(".said"), answer.error || "");

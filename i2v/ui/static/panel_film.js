@@ -22,7 +22,7 @@ async function askForPictures(v) {
   const have = !v.frames ? 0 : i2v.calm() ? v.frames.ready - 1 : film.frames.length, attempt = film.attempt;
   film.asking = true;
   try {
-    const answer = await server.pictures({ job: v.job, have });
+    const answer = await i2v.ask(server, "pictures", { job: v.job, have });
     if (attempt !== film.attempt || answer.error) return;
     if (v.frames) {
       film.fps = v.frames.fps;
