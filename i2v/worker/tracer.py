@@ -7,7 +7,10 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from i2v.memory.forms import ModelForms
 from i2v.memory.tables import find_forms, shipped_forms
@@ -61,7 +64,7 @@ class Tracer:
         """End what is still going on."""
         for process in self._going.values():
             if process.poll() is None:
-                process.terminate()
+                _terminate_family(process)
             process.wait()
 
     def _look(self, preset: ModelPreset, precision: str) -> ModelForms | None:
@@ -80,3 +83,15 @@ class Tracer:
         }
         command = [sys.executable, "-m", "i2v.memory.build_forms", preset.name, "--precision", precision]
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def _terminate_family(process: subprocess.Popen[bytes]) -> None:
+    """End a process and those it has started: left alone, they would wait for it for ever."""
+    try:
+        children = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        children = []
+    process.terminate()
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            child.terminate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -26,8 +27,12 @@ NewPage = Callable[..., Page]
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fake_hub.FakeHub]:
     folder = save_small_checkpoint(tmp_path_factory.mktemp("checkpoint"))
     (folder / "tokenizer" / "long.txt").write_bytes(b"long\n" * 600_000)  # several reads, so that it can be paused
-    source = preset_named(NAME).hub
+    preset = preset_named(NAME)
+    source = preset.hub
     assert source
+    for part, architecture in preset.architecture.items():  # as large as the real one, so that nothing is traced
+        config = folder / part / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | architecture))
     with pytest.MonkeyPatch.context() as patch, fake_hub.FakeHub(folder) as hub:
         patch.setattr(fake_hub, "COMMIT", source.revision)
         yield hub
@@ -125,7 +130,7 @@ def test_a_model_is_downloaded_paused_used_and_deleted(new_page: NewPage, hub: f
     expect(model.locator(".where")).to_have_text("Downloaded", timeout=SLOW_MS)
     model.get_by_role("button", name="Use this model").click()
     expect(page.locator("#model input")).to_have_value("I2VGen-XL", timeout=SLOW_MS)
-    expect(page.locator("#steps input[type=number]")).to_have_value("50")
+    expect(page.locator("#frames input[type=number]")).to_have_value("16")
     open_system(page)
     model.get_by_role("button", name="Delete").click()
     really = model.get_by_role("button", name="Really delete")
