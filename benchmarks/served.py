@@ -18,6 +18,12 @@ __all__ = ["Served", "serve"]
 
 ROOT = Path(__file__).parents[1]
 _LIMIT_S = 120
+# As people have it who do not develop i2v: Gradio loads matplotlib for every event where it is installed.
+_AS_INSTALLED = """
+import runpy, sys
+sys.modules["matplotlib"] = None
+runpy.run_path("app.py", run_name="__main__")
+"""
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ def serve(home: Path) -> Iterator[Served]:
         port = free.getsockname()[1]
     began = time.monotonic()
     app = subprocess.Popen(
-        [sys.executable, "app.py", "--port", str(port)],
+        [sys.executable, "-c", _AS_INSTALLED, "--port", str(port)],
         cwd=ROOT,
         env=os.environ | {"I2V_HOME": str(home)},
         stdout=subprocess.DEVNULL,

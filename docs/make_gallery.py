@@ -15,7 +15,7 @@ from sklearn.datasets import load_sample_image
 
 from i2v.ui.example_gallery import GALLERY_FOLDER, load_gallery
 
-LONG_SIDE_PX = 768
+LONG_SIDE_PX, CARD_SIDE_PX = 768, 420
 MOST_BYTES = 120 << 10
 
 
@@ -26,10 +26,15 @@ def photograph(name: str) -> np.ndarray:
     return np.asarray(getattr(data, Path(name).stem)())
 
 
-def as_jpeg(picture: np.ndarray) -> bytes:
-    """Encode at the best quality that keeps within MOST_BYTES; never made larger than it is."""
+def shrunk(picture: np.ndarray, side_px: int) -> Image.Image:
+    """Return the picture with its long side at most `side_px`."""
     image = Image.fromarray(picture).convert("RGB")
-    image.thumbnail((LONG_SIDE_PX, LONG_SIDE_PX), Image.Resampling.LANCZOS)
+    image.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+    return image
+
+
+def as_jpeg(image: Image.Image) -> bytes:
+    """Encode at the best quality that keeps within MOST_BYTES."""
     for quality in range(92, 60, -2):
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=quality, optimize=True)
@@ -39,9 +44,12 @@ def as_jpeg(picture: np.ndarray) -> bytes:
 
 
 def main() -> None:
-    """Write every picture that gallery.yaml names."""
+    """Write every picture that gallery.yaml names, and the small one that is on its card."""
+    (GALLERY_FOLDER / "cards").mkdir(exist_ok=True)
     for example in load_gallery().examples:
-        (GALLERY_FOLDER / example.file).write_bytes(as_jpeg(photograph(example.file)))
+        picture = photograph(example.file)
+        (GALLERY_FOLDER / example.file).write_bytes(as_jpeg(shrunk(picture, LONG_SIDE_PX)))
+        shrunk(picture, CARD_SIDE_PX).save(load_gallery().card(example), "WEBP", quality=72, method=6)
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ class Walk:
 
     def compare(self) -> None:
         for number in (0, 1):
-            self._page.locator("#history .compare").nth(number).click()
+            self._page.locator("#history .pair").nth(number).click()
         self._page.locator("#compare video").first.wait_for()
         self._page.wait_for_timeout(2000)
 

@@ -10,6 +10,7 @@ import gradio as gr
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -40,6 +41,17 @@ class Login:
     def __call__(self, user: str, password: str) -> bool:
         same_user = secrets.compare_digest(user.encode(), self._user)
         return secrets.compare_digest(password.encode(), self._password) and same_user
+
+
+class _Compressed:
+    """Compresses the page itself, 240 KB of settings, which Gradio sends as it is. Files are left to Gradio."""
+
+    def __init__(self, app: ASGIApp):
+        self._plain, self._compressed = app, GZipMiddleware(app, minimum_size=1024)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_page = scope["type"] == "http" and scope["path"] in ("/", "/config")
+        await (self._compressed if is_page else self._plain)(scope, receive, send)
 
 
 class _Guard:
@@ -80,6 +92,7 @@ def create_app(service: Service, login: Login | None = None, hosts: list[str] | 
     add_rest(app, service, login)
     app.add_middleware(CORSMiddleware, allow_origins=[])  # with one of our own, Gradio does not reflect origins
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts or ["localhost", "127.0.0.1", "[::1]"])
+    app.add_middleware(_Compressed)
     app.add_middleware(_Guard)
     gr.set_static_paths([service.settings.jobs])  # served in place; job ids are unguessable
     page = build_page(service)

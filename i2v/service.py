@@ -149,7 +149,7 @@ class Service:
         if not folder.is_dir():
             raise ModelFilesError(
                 f"the model {preset.name} is not downloaded",
-                f"Run: python -m i2v models --download {preset.name}",
+                f"Download it on the System tab, or run: python -m i2v models --download {preset.name}",
                 field="model",
             )
         check_folder(folder)

@@ -101,10 +101,16 @@ class JobEndpoints:
         """Look at one job as it stands now."""
         return job_answer(self._found(job_id), request.scope.get("root_path", ""))
 
-    def cancel(self, request: Request, response: Response, job_id: str) -> JobAnswer:
+    def cancel(
+        self,
+        request: Request,
+        response: Response,
+        job_id: str,
+        keep: Annotated[bool, Query(description="stop a running job and make a video of what there is so far")] = False,
+    ) -> JobAnswer:
         """Cancel a job; one that is over stays as it is. 202 while the worker has yet to confirm."""
-        job = self._service.cancel(job_id)
-        response.status_code = 202 if job.state is JobState.CANCELLING else 200
+        job = self._service.stop_and_keep(job_id) if keep else self._service.cancel(job_id)
+        response.status_code = 202 if job.state in (JobState.CANCELLING, JobState.STOPPING) else 200
         return self.look(request, job_id)
 
     async def follow(

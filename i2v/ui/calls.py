@@ -1,4 +1,4 @@
-"""Functions that a drawn part's script may call: what the browser sends is checked first, an error comes as a sentence."""
+"""Functions that a drawn part's script may call: what the browser sends is checked; an error comes as a sentence."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 import gradio as gr
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from i2v.errors import I2VError
+from i2v.errors import I2VError, InputError
 from i2v.ui.language import Language, language_of
 
-__all__ = ["Asked", "checked_call"]
+__all__ = ["JOB_ID", "Asked", "checked_call"]
 
 _log = logging.getLogger(__name__)
 Answer = dict[str, Any]
+JOB_ID = r"^[0-9A-Za-z_-]{1,64}$"
 A = TypeVar("A", bound="Asked")
 
 
@@ -37,7 +38,7 @@ def checked_call(name: str, asked: type[A], answer: Callable[[A, Language], Answ
             return answer(asked.model_validate(data), language)
         except ValidationError as error:
             _log.warning("%s was asked for what it cannot be: %d wrong fields", name, error.error_count())
-            return {"error": language.say("The page asked for something that cannot be. Load it again.")}
+            return {"error": language.error(InputError("the page asked for something that i2v does not know"))}
         except I2VError as error:
             return {"error": language.error(error)}
 

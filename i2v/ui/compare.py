@@ -9,9 +9,9 @@ from pydantic import Field
 
 from i2v.errors import InputError, UnknownJobError
 from i2v.service import Service, Snapshot
-from i2v.ui.calls import Asked, checked_call
+from i2v.ui.calls import JOB_ID, Asked, checked_call
 from i2v.ui.drawn import build_drawn
-from i2v.ui.history import JOB_ID, model_title
+from i2v.ui.history import model_title
 from i2v.ui.language import Language
 from i2v.ui.result import file_address
 
@@ -37,12 +37,12 @@ def _with_video(service: Service, job_id: str) -> Snapshot:
     if snapshot is None:
         raise UnknownJobError(f"there is no job {job_id}", "It may have been deleted.")
     if snapshot.file("mp4") is None:
-        raise InputError("the job has no video", "Choose another one.")
+        raise InputError("this job has no video")
     return snapshot
 
 
 def compare_jobs(a: Snapshot, b: Snapshot, language: Language) -> dict[str, Any]:
-    """Return both jobs' facts, and the settings in which they differ as {"name", "a", "b"}, in the order of the form."""
+    """Return both jobs' facts, and the settings in which they differ: {"name", "a", "b"}, in the form's order."""
     said_a, said_b = _settings(a, language), _settings(b, language)
     differing = [name for name in said_a | said_b if said_a.get(name) != said_b.get(name)]
     rows = [{"name": name, "a": said_a.get(name, "–"), "b": said_b.get(name, "–")} for name in differing]
@@ -56,6 +56,7 @@ def _facts(snapshot: Snapshot) -> dict[str, Any]:
         "prompt": job.prompt,
         "video": file_address(video) if video else "",
         "fps": job.request.get("fps"),
+        "shape": round(job.request["width"] / job.request["height"], 4),
         "seconds": result.get("seconds", job.took_s),
         "peak_bytes": result.get("peak_bytes"),
         "peak_kind": result.get("peak_kind", ""),

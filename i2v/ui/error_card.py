@@ -36,7 +36,10 @@ def refusal_card(
     service: Service, error: I2VError, values: Mapping[str, Any], size: tuple[int, int], language: Language
 ) -> dict[str, Any]:
     """Return the card of a job that was not begun, `values` being what was asked for."""
-    return _card(error, language) | {"did": [], "actions": _offers(service, values, size, "fill", language)}
+    card, offers = _card(error, language), _offers(service, values, size, "fill", language)
+    if offers:  # as buttons: the remedy names flags of the command line
+        card["todo"] = language.say("This would fit:")
+    return card | {"did": [], "actions": offers}
 
 
 def _card(error: I2VError, language: Language) -> dict[str, Any]:

@@ -53,6 +53,10 @@ class Gallery(_Strict):
         """Return where an example's picture is."""
         return GALLERY_FOLDER / example.file
 
+    def card(self, example: Example) -> Path:
+        """Return where the small picture on an example's card is."""
+        return (GALLERY_FOLDER / "cards" / example.file).with_suffix(".webp")
+
 
 @lru_cache(maxsize=1)
 def load_gallery() -> Gallery:
@@ -70,7 +74,7 @@ def shown_examples() -> list[dict[str, Any]]:
 
 
 def _shown(gallery: Gallery, example: Example) -> dict[str, Any]:
-    address = f"gradio_api/file={quote(gallery.path(example).as_posix())}"  # relative: the page may be behind a proxy
+    address = f"gradio_api/file={quote(gallery.card(example).as_posix())}"  # relative: the page may be behind a proxy
     return {
         "picture": address,
         "prompt": example.prompt,

@@ -34,10 +34,19 @@ def look_ahead(service: Service, fields: Mapping[str, Any], language: Language) 
         ladder = service.forecast(values, (values["width"], values["height"]))
     except I2VError as error:
         return {"state": "wrong", "verdict": language.say("Cannot run"), "message": language.error(error)}
+    missing = _missing(service, values["model"], language)
     clip = _clip_words(values, fields["match_picture"] and not fields["image"], language)
     if ladder is None:
-        return WORKING | {"clip": clip, "message": language.say(WORKING["message"])}
-    return forecast_box(ladder, clip, language)
+        return WORKING | {"clip": clip, "message": language.say(WORKING["message"])} | missing
+    return forecast_box(ladder, clip, language) | missing
+
+
+def _missing(service: Service, model: str, language: Language) -> dict[str, str]:
+    """Say that a model has to be downloaded first, {} for one that is here."""
+    state = next(state for state in service.models() if state.preset.name == model)
+    if state.installed:
+        return {}
+    return {"missing": language.say("{model} is not downloaded yet.", model=state.preset.title)}
 
 
 def forecast_box(ladder: Ladder, clip: str, language: Language = ENGLISH) -> dict[str, Any]:

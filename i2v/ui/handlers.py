@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Literal
 
 import gradio as gr
@@ -78,7 +79,7 @@ class Handlers:
         except I2VError as error:
             size = (asked.get("width", 0), asked.get("height", 0))
             card = refusal_card(self._service, error, asked, size, language_of(request))
-            return {self._parts.result: {"job": "", "card": card}}
+            return {self._parts.result: {"job": "", "card": card, "at": time.time()}}
 
     def cancel(self, request: gr.Request, job_id: str) -> None:
         with told(request):

@@ -13,7 +13,7 @@ from pydantic import Field
 from i2v.jobs.model import JobState
 from i2v.presets import load_presets
 from i2v.service import Service, Snapshot
-from i2v.ui.calls import Asked, checked_call
+from i2v.ui.calls import JOB_ID, Asked, checked_call
 from i2v.ui.drawn import build_drawn
 from i2v.ui.language import Language
 from i2v.ui.result import file_address
@@ -22,7 +22,6 @@ __all__ = ["JobAsked", "build_history", "history_card"]
 
 _MOST_CARDS = 96
 _MOST_PICTURE_BYTES = 4 << 20  # a start picture as large as that is too slow to show on a card
-JOB_ID = r"^[0-9A-Za-z_-]{1,64}$"
 
 
 class _PageAsked(Asked):

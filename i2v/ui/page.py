@@ -105,7 +105,7 @@ def _action() -> dict[str, Any]:
 
 
 def _answer(service: Service) -> dict[str, Any]:
-    panel, result = build_panel(), build_result(service)
+    panel, result = build_panel(service), build_result(service)
     gr.set_static_paths([GALLERY_FOLDER])  # served in place: copies in Gradio's cache are deleted after a day
     gallery = build_drawn("gallery", shown_examples(), elem_id="gallery")
     return {"gallery": gallery, "panel": panel, "result": result}

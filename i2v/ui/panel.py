@@ -5,17 +5,20 @@ static/panel.html, panel.css and panel.js draw it. What a job ended with is in r
 
 from __future__ import annotations
 
+from base64 import b64encode
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from i2v.errors import InputError
 from i2v.jobs.model import JobState
 from i2v.service import Service, Snapshot
+from i2v.ui.calls import JOB_ID, Asked, checked_call
 from i2v.ui.drawn import build_drawn
 from i2v.ui.language import ENGLISH, Language
 from i2v.ui.memory_chart import job_memory, machine_memory
-from i2v.ui.result import file_address
 from i2v.ui.run_words import plan_words, step_down_sentence
 
 __all__ = ["Seen", "build_panel", "idle_panel", "job_panel"]
@@ -36,6 +39,7 @@ _STAGE_WORDS = {
 }
 _RUNNING = (JobState.RUNNING, JobState.STOPPING, JobState.CANCELLING)
 _COUNTED = ("denoise", "decode")
+_MOST_FRAMES = 16  # in one answer
 
 
 class Seen(BaseModel):
@@ -48,9 +52,38 @@ class Seen(BaseModel):
     point_s: float = -1.0  # the time of the last point of the chart
 
 
-def build_panel() -> gr.HTML:
+class _Pictures(Asked):
+    job: str = Field(pattern=JOB_ID)
+    have: int = Field(ge=0, le=100_000)
+
+
+def build_panel(service: Service) -> gr.HTML:
     """Return the part, empty until the first tick."""
-    return build_drawn("panel", {}, elem_id="panel", scripts=("panel_chart", "panel_film"))
+
+    def pictures(asked: _Pictures, _: Language) -> dict[str, Any]:
+        """Return the frames that are made beyond the first `have`, some at a time; before there are any, the preview.
+
+        They are read here and not served as files, for both are replaced or removed while the run goes on.
+        """
+        snapshot = service.snapshot(asked.job)
+        if snapshot is None:
+            raise InputError("that job is no longer there")
+        if not snapshot.frames_ready:
+            return {"preview": _data_uri(snapshot.folder / "preview.webp"), "frames": []}
+        numbers = range(asked.have, min(snapshot.frames_ready, asked.have + _MOST_FRAMES))
+        return {"frames": [_data_uri(snapshot.frames_folder / f"{number:05d}.jpg") for number in numbers]}
+
+    calls = (checked_call("pictures", _Pictures, pictures),)
+    return build_drawn("panel", {}, "panel", calls=calls, scripts=("panel_chart", "panel_film"))
+
+
+def _data_uri(path: Path) -> str:
+    """Return a picture for the browser, "" for one that is gone."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return ""
+    return f"data:image/{path.suffix.removeprefix('.').replace('jpg', 'jpeg')};base64,{b64encode(data).decode()}"
 
 
 def idle_panel(language: Language = ENGLISH) -> dict[str, Any]:
@@ -122,16 +155,12 @@ def _words(snapshot: Snapshot, stage: str, language: Language) -> str:
 
 
 def _pictures(snapshot: Snapshot) -> dict[str, Any]:
-    """Return where the newest preview is, and the frames that are made already."""
+    """Return which preview is the newest, "" for none, and how many frames are made already."""
     if snapshot.job.state not in _RUNNING or snapshot.live is None:
         return {"preview": "", "frames": None}
-    number = snapshot.live.preview_number
-    preview = snapshot.picture("preview.webp") if number else None
-    ready = snapshot.frames_ready
-    frames = {"folder": file_address(snapshot.frames_folder), "ready": ready, "fps": snapshot.job.request["fps"]}
-    # The number tells the browser that the file has changed; the attempt that it is another run's.
-    address = f"{file_address(preview)}?{snapshot.job.attempt}.{number}" if preview else ""
-    return {"preview": address, "frames": frames | {"total": snapshot.progress.get("total", 0)} if ready else None}
+    number, ready = snapshot.live.preview_number, snapshot.frames_ready
+    frames = {"ready": ready, "total": snapshot.progress.get("total", 0), "fps": snapshot.job.request["fps"]}
+    return {"preview": f"{snapshot.job.attempt}.{number}" if number else "", "frames": frames if ready else None}
 
 
 def _from_run(snapshot: Snapshot, name: str) -> list[Any]:

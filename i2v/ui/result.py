@@ -6,19 +6,18 @@ static/result.html, result.css and result.js draw it; the functions of `build_re
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 from urllib.parse import quote
 
 import gradio as gr
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from i2v.errors import I2VError, InputError
 from i2v.jobs.model import JobState
 from i2v.service import Service, Snapshot
+from i2v.ui.calls import JOB_ID, Asked, checked_call
 from i2v.ui.drawn import build_drawn
 from i2v.ui.error_card import error_card
-from i2v.ui.language import Language, language_of
+from i2v.ui.language import Language
 from i2v.ui.run_words import run_facts
 
 __all__ = ["NOTHING_YET", "build_result", "file_address", "result_box"]
@@ -29,26 +28,20 @@ _OWN = ("image_sha256",)  # of a request; it says nothing to a person
 _LOG_LINES = 40
 
 
-class _About(BaseModel):
-    """A job that the browser names."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    job: str = Field(pattern=r"^[0-9a-f]{1,64}$")
+class _Job(Asked):
+    job: str = Field(pattern=JOB_ID)
 
 
-class _Convert(_About):
+class _Convert(_Job):
     kind: Literal["gif", "webp", "png"]
 
 
-class _Favourite(_About):
+class _Favourite(_Job):
     on: bool
 
 
-class _Discard(_About):
+class _Discard(_Job):
     undo: bool
-
-
-_Asked = TypeVar("_Asked", bound=_About)
 
 
 def file_address(path: Any) -> str:
@@ -90,46 +83,28 @@ def _file(service: Service, snapshot: Snapshot, kind: str) -> dict[str, str]:
 
 def build_result(service: Service) -> gr.HTML:
     """Return the part."""
+    library = service.library
 
-    def convert(data: Any, request: gr.Request) -> dict[str, Any]:
-        """Make a file of another kind from the video."""
+    def convert(asked: _Convert, _: Language) -> dict[str, Any]:
+        return {"url": file_address(library.converted(asked.job, asked.kind))}
 
-        def done(asked: _Convert) -> dict[str, Any]:
-            path = service.library.converted(asked.job, asked.kind)
-            return {"url": file_address(path)}
+    def favourite(asked: _Favourite, _: Language) -> dict[str, Any]:
+        library.set_favourite(asked.job, asked.on)
+        return {"on": asked.on}
 
-        return _answer(_Convert, done, data, request)
-
-    def favourite(data: Any, request: gr.Request) -> dict[str, Any]:
-        def done(asked: _Favourite) -> dict[str, Any]:
-            service.library.set_favourite(asked.job, asked.on)
-            return {"on": asked.on}
-
-        return _answer(_Favourite, done, data, request)
-
-    def discard(data: Any, request: gr.Request) -> dict[str, Any]:
+    def discard(asked: _Discard, _: Language) -> dict[str, Any]:
         """Delete the job, or bring it back."""
+        (library.restore if asked.undo else library.delete)(asked.job)
+        return {}
 
-        def done(asked: _Discard) -> dict[str, Any]:
-            (service.library.restore if asked.undo else service.library.delete)(asked.job)
-            return {}
-
-        return _answer(_Discard, done, data, request)
-
-    def log(data: Any, request: gr.Request) -> dict[str, Any]:
+    def log(_: _Job, __: Language) -> dict[str, Any]:
         """Return the end of the log, for an error's details."""
-        return _answer(_About, lambda asked: {"lines": service.log_tail(_LOG_LINES)}, data, request)
+        return {"lines": service.log_tail(_LOG_LINES)}
 
-    return build_drawn("result", NOTHING_YET, elem_id="result", calls=(convert, favourite, discard, log))
-
-
-def _answer(
-    model: type[_Asked], done: Callable[[_Asked], dict[str, Any]], data: Any, request: gr.Request
-) -> dict[str, Any]:
-    """Check what the browser sent and do it; what goes wrong is a sentence, for nothing may be raised across."""
-    try:
-        return done(model.model_validate(data))
-    except ValidationError:
-        return {"error": language_of(request).error(InputError("the page asked for something that i2v does not know"))}
-    except I2VError as error:
-        return {"error": language_of(request).error(error)}
+    calls = (
+        checked_call("convert", _Convert, convert),
+        checked_call("favourite", _Favourite, favourite),
+        checked_call("discard", _Discard, discard),
+        checked_call("log", _Job, log),
+    )
+    return build_drawn("result", NOTHING_YET, elem_id="result", calls=calls)

@@ -38,7 +38,7 @@ def generate(photo: Path, output: Path, *more: object) -> dict[str, Any]:
 
 
 def test_generate_inspect_and_generate_again_give_the_same_frames(home: Path, photo: Path, tmp_path: Path) -> None:
-    first = generate(photo, tmp_path / "out.mp4", *QUICK, "--loop")
+    first = generate(photo, tmp_path / "out.mp4", *QUICK, "--loop", "--fit", "fit")
     promised = {
         "file",
         "model",
@@ -59,6 +59,7 @@ def test_generate_inspect_and_generate_again_give_the_same_frames(home: Path, ph
     assert inspected.returncode == 0
     request = json.loads(inspected.stdout)["request"]
     assert (request["prompt"], request["seed"], request["loop"]) == ("the camera pans left", 11, True)
+    assert request["image_fit"] == "fit"
     (tmp_path / "settings.json").write_text(inspected.stdout, encoding="utf-8")
 
     second = run("generate", photo, "--settings", "settings.json", "-o", "again.gif", "--json", cwd=tmp_path)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from i2v.errors import InputError
+from i2v.errors import InputError, UnknownJobError
 from i2v.jobs.model import TERMINAL, Job, JobState
 from i2v.jobs.store import JobStore
 
@@ -187,6 +187,34 @@ def test_a_retried_job_goes_to_the_end_and_counts_on(store: JobStore) -> None:
     for job_id in (waiting.id, failed.id):
         with pytest.raises(InputError, match="The job is queued"):
             store.retry(job_id, "web")
+
+
+def test_stopping_is_for_a_job_that_runs_and_it_may_still_be_cancelled(store: JobStore) -> None:
+    waiting = submit(store)
+    with pytest.raises(InputError, match=r"The job has not begun\. Cancel it instead\."):
+        store.request_stop(waiting.id)
+    store.request_cancel(waiting.id)
+    assert store.request_stop(waiting.id).state is JobState.CANCELLED, "what is over stays as it is"
+    job = run(store)
+    assert store.request_stop(job.id).state is JobState.STOPPING
+    assert store.request_stop(job.id).state is JobState.STOPPING
+    assert [found.id for found in store.active()] == [job.id]
+    assert store.record_progress(job.id, 1, {"step": 2}), "it still runs"
+    assert store.request_cancel(job.id).state is JobState.CANCELLING
+    assert store.request_stop(job.id).state is JobState.CANCELLING
+    assert store.finish(job.id, 1, JobState.CANCELLED)
+    with pytest.raises(UnknownJobError):
+        store.request_stop("unknown")
+
+
+def test_a_stopping_job_ends_as_any_other(store: JobStore) -> None:
+    for state in (JobState.DONE, JobState.FAILED, JobState.CANCELLED):
+        job = run(store)
+        store.request_stop(job.id)
+        assert store.finish(job.id, 1, state)
+    orphan = run(store, owner=DEAD)
+    store.request_stop(orphan.id)
+    assert [job.state for job in store.requeue_or_fail_orphans(lambda *_: False)] == [JobState.FAILED]
 
 
 def test_jobs_of_a_dead_process_end_and_others_go_on(store: JobStore) -> None:

@@ -143,10 +143,10 @@ def test_upload_generate_watch_and_play(page: Page, photo: Path) -> None:
     page.wait_for_function("() => document.querySelector('#result video').currentTime > 0.2")
     assert page.evaluate("document.querySelector('#result video').videoWidth") == 768
     assert abs(page.evaluate("document.querySelector('#result video').duration") - 2.0) < 0.1
-    expect(page.locator("#details")).to_contain_text("seed")
+    expect(page.locator("#result .facts")).to_contain_text("seed")
     with page.expect_download() as download:
-        page.locator("#files a").first.click()
-    assert re.fullmatch(r"i2v-[0-9a-f]{8}\.mp4", download.value.suggested_filename)
+        page.locator("#result .files a").first.click()
+    assert re.fullmatch(r"i2v-motion-768x512-seed\d+-[\d-]+-[0-9a-f]{8}\.mp4", download.value.suggested_filename)
 
 
 def test_a_reload_and_a_second_tab_find_the_running_job_and_cancel_it(
@@ -162,16 +162,16 @@ def test_a_reload_and_a_second_tab_find_the_running_job_and_cancel_it(
     other.context.close()
     page.locator("#cancel").click()
     expect(page.locator("#panel .state")).to_have_text("Cancelled", timeout=SLOW_MS)
-    expect(page.locator("#retry")).to_be_visible()
+    expect(page.locator("#result .retry")).to_be_visible()
 
 
-def test_a_second_job_waits_and_can_be_cancelled_while_the_first_goes_on(page: Page, photo: Path) -> None:
+def test_a_second_job_waits_and_can_be_cancelled_while_the_first_goes_on(page: Page, photo: Path, app: App) -> None:
     generate_long(page, photo)
     page.locator("#generate").click()
     expect(page.locator("#panel .state")).to_have_text(re.compile("Waiting"), timeout=SLOW_MS)
     page.locator("#cancel").click()
     expect(page.locator("#panel .state")).to_have_text("Cancelled", timeout=SLOW_MS)
-    page.reload()  # the running job is found again
+    page.goto(app.url)  # the running job is found again; a reload would show the one that was cancelled
     expect(page.locator("#panel .stage")).to_contain_text(re.compile(r"step \d+ of 100"), timeout=SLOW_MS)
     page.locator("#cancel").click()
     expect(page.locator("#panel .state")).to_have_text("Cancelled", timeout=SLOW_MS)
@@ -212,8 +212,8 @@ def test_history_survives_a_restart_and_settings_come_back(browser: Browser, pho
     page.goto(app.url)
     page.locator("#history img").first.click()
     expect(page.locator("#result video")).to_be_visible(timeout=SLOW_MS)
-    expect(page.locator("#details")).to_contain_text("tilt up, a cat & <b>whiskers</b>")
-    page.locator("#reuse").click()
+    expect(page.locator("#result .about-it")).to_contain_text("tilt up, a cat & <b>whiskers</b>")
+    page.locator("#result .reuse").click()
     expect(page.locator("#prompt textarea")).to_have_value("tilt up, a cat & <b>whiskers</b>")
     expect(page.locator("#frames input[type=number]")).to_have_value("8")
     expect(page.locator("#picture img").first).to_be_visible()
@@ -275,6 +275,16 @@ def test_nothing_is_fetched_from_outside(browser: Browser, app: App) -> None:
     assert outside == []
     assert page.evaluate("document.documentElement.scrollWidth <= 390")
     page.close()
+
+
+def test_the_page_is_sent_compressed_and_pictures_as_they_are(app: App) -> None:
+    with httpx.stream("GET", app.url) as page:
+        assert page.headers["content-encoding"] == "gzip"
+        assert len(b"".join(page.iter_raw())) < 100_000
+    card = next((ROOT / "i2v/ui/gallery/cards").glob("*.webp"))
+    picture = httpx.get(f"{app.url}/gradio_api/file={card}")
+    assert "content-encoding" not in picture.headers
+    assert picture.content == card.read_bytes()
 
 
 def test_no_connection_is_kept_open_so_that_a_seventh_tab_loads(browser: Browser, app: App) -> None:

@@ -142,6 +142,20 @@ def test_jobs_wait_in_line_and_are_cancelled_as_often_as_one_likes(web: httpx.Cl
     assert time.monotonic() - began < 10
 
 
+def test_a_job_that_is_stopped_and_kept_becomes_a_video_of_what_there_was(web: httpx.Client, photo: Path) -> None:
+    now, deadline = submit(web, photo, LONG).json(), time.monotonic() + 90
+    while (now["progress"] or {}).get("stage") != "denoise" and time.monotonic() < deadline:
+        now = web.get(now["events_url"], params={"wait": 20, "since": now["revision"]}).json()
+    asked = web.delete(now["url"], params={"keep": "true"})
+    assert (asked.status_code, asked.json()["state"]) == (202, "stopping")
+    now = asked.json()
+    while not now["is_over"] and time.monotonic() < deadline:
+        now = web.get(now["events_url"], params={"wait": 20, "since": now["revision"]}).json()
+    assert now["state"] == "done"
+    assert now["result"]["stopped"]["stage"] == "denoise"
+    assert web.get(now["files"]["mp4"]["url"]).content[4:8] == b"ftyp"
+
+
 def test_what_is_too_large_is_refused_while_it_comes(web: httpx.Client) -> None:
     for size in (MAX_FILE_BYTES + 1, MAX_FILE_BYTES + (4 << 20)):
         refused = web.post("/api/v1/jobs", data=SMALL, files={"image": ("large.png", bytes(size))})
@@ -172,8 +186,10 @@ def test_what_is_not_there_is_a_plain_404(web: httpx.Client, path: str) -> None:
     assert refusal(answer)["kind"] in ("UnknownJobError", "NotFound")
 
 
-def test_a_file_is_looked_up_and_never_a_path(web: httpx.Client) -> None:
-    done = web.get("/api/v1/jobs", params={"state": "done"}).json()["jobs"][0]
+def test_a_file_is_looked_up_and_never_a_path(web: httpx.Client, photo: Path) -> None:
+    done = submit(web, photo, SMALL).json()
+    while not done["is_over"]:
+        done = web.get(done["events_url"], params={"wait": 20, "since": done["revision"]}).json()
     for kind in ("picture.png", "..%2f..%2fi2v.sqlite3", "%2fetc%2fpasswd", "mp4%00", "MP4"):
         assert web.get(f"{done['url']}/files/{kind}").status_code == 404, kind
 

@@ -16,7 +16,7 @@ from i2v.errors import ImageError, InputError, ModelFilesError
 from i2v.jobs.model import JobState
 from i2v.media.formats import read_request
 from i2v.media.video import read_frames
-from i2v.service import Service, Snapshot
+from i2v.service import Service, Snapshot, WorkerState
 from i2v.settings import Settings
 
 SMALL = {"prompt": "the camera pans left", "width": 96, "height": 64, "num_frames": 6, "seed": 5}
@@ -98,6 +98,83 @@ def test_cancel_takes_effect_within_a_step_and_the_worker_goes_on(service: Servi
     assert not list(done.folder.glob("*.mp4*"))
     assert finished(service, service.submit(SMALL, photo).id).job.state is JobState.DONE
     assert worker_pid(service) == pid
+
+
+def test_stop_and_keep_while_denoising_gives_a_whole_video_at_once(service: Service, photo: Path) -> None:
+    job = service.submit(LONG | {"num_frames": 12}, photo)
+    wait_until(lambda: denoising(service, job.id))
+    assert service.stop_and_keep(job.id).state is JobState.STOPPING
+    done = finished(service, job.id)
+    assert done.job.state is JobState.DONE, done.job.error
+    result = done.job.result
+    assert result
+    assert result["stopped"]["stage"] == "denoise"
+    assert 1 <= result["stopped"]["step"] < 90
+    assert result["stopped"]["total"] == 100
+    mp4 = done.file()
+    assert mp4
+    assert [frame.shape for frame in read_frames(mp4)] == [(64, 96, 3)] * 12
+    assert done.picture("last.png")
+    assert (done.frames_ready, done.frames_folder.exists()) == (0, False)
+    stages = [stage["stage"] for stage in result["stages"]]
+    assert stages == ["load", "encode", "denoise", "decode"]
+    starts = [stage["t_s"] for stage in result["stages"]]
+    assert starts == sorted(starts)
+    assert result["samples"][-1]["t_s"] <= result["seconds"] + 0.1
+    long = service.submit(SMALL | {"width": 768, "height": 512, "num_frames": 200, "num_inference_steps": 60}, photo)
+    wait_until(lambda: denoising(service, long.id))
+    service.stop_and_keep(long.id)
+    assert service.cancel(long.id).state is JobState.CANCELLING, "a person may still change their mind"
+    cancelled = finished(service, long.id)
+    assert cancelled.job.state is JobState.CANCELLED
+    assert not cancelled.frames_folder.exists()
+
+
+def test_stop_and_keep_while_decoding_ends_the_video_and_another_process_may_ask(service: Service, photo: Path) -> None:
+    job = service.submit(SMALL | {"width": 768, "height": 512, "num_frames": 200, "num_inference_steps": 1}, photo)
+    ready = wait_until(lambda: (s := service.snapshot(job.id)) and s.frames_ready >= 3 and s)
+    assert len(list(ready.frames_folder.glob("*.jpg"))) >= ready.frames_ready
+    other = Service(service.settings, runner="cli:0")  # never started: it only asks
+    assert other.stop_and_keep(job.id).state is JobState.STOPPING
+    other.close()
+    done = finished(service, job.id)
+    assert done.job.state is JobState.DONE, done.job.error
+    result, mp4 = done.job.result, done.file()
+    assert result
+    assert mp4
+    assert result["stopped"]["stage"] == "decode"
+    assert 3 <= result["stopped"]["step"] == result["num_frames"] < 200
+    assert sum(1 for _ in read_frames(mp4)) == result["num_frames"]
+    assert mp4.read_bytes()[:4096].find(b"moov") > 0, "the index is first, so it can be played and sought at once"
+
+
+def test_the_worker_says_what_it_holds_and_lets_go_of_it(service: Service, photo: Path) -> None:
+    assert service.worker_state() == WorkerState()
+    service.unload()  # of no worker: nothing to do
+    job = service.submit(LONG, photo)
+    wait_until(lambda: denoising(service, job.id))
+    running = service.worker_state()
+    assert (running.running_job, running.model, running.pid) == (job.id, "motion", worker_pid(service))
+    assert running.device
+    assert running.precision
+    assert running.rss_bytes > running.weights_bytes > 1 << 20
+    with pytest.raises(InputError, match=r"A job is running\. Cancel it or wait\."):
+        service.unload()
+    service.cancel(job.id)
+    finished(service, job.id)
+    wait_until(lambda: service.worker_state().running_job is None)
+    assert service.worker_state().model == "motion"
+    for _ in range(2):
+        service.unload()
+        state = service.worker_state()
+        assert (state.model, state.weights_bytes, state.pid) == (None, 0, running.pid)
+    again = finished(service, service.submit(SMALL, photo).id)
+    assert again.job.state is JobState.DONE
+    assert service.worker_state().model == "motion"
+    os.kill(worker_pid(service), signal.SIGKILL)
+    wait_until(lambda: service.worker_state().pid is None)
+    assert service.worker_state() == WorkerState()
+    service.unload()
 
 
 def test_a_waiting_job_is_cancelled_at_once(service: Service, photo: Path) -> None:

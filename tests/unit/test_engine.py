@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import logging
 import weakref
 from collections.abc import Callable
@@ -14,10 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
+from i2v import __version__
+from i2v.builtin.measure import psnr_db
+from i2v.engine import checkpoint
 from i2v.engine.checkpoint import load_latents, save_latents
 from i2v.engine.run import Engine, RunSpec
 from i2v.errors import Cancelled, ModelFilesError, NotFiniteError, OutOfMemoryError
-from i2v.media.image import load_picture, save_png
+from i2v.media.image import fit_picture, load_picture, save_png
+from i2v.media.video import read_frames
 from i2v.models.motion import Pipeline
 from i2v.request import GenerationRequest, build_request
 
@@ -160,11 +165,27 @@ def test_a_checkpoint_of_another_request_or_a_torn_one_is_ignored(tmp_path: Path
     assert load_latents(path, spec.request) is None
 
 
-def test_the_video_begins_with_the_picture(spec: RunSpec) -> None:
-    from i2v.builtin.measure import psnr_db
-    from i2v.media.image import fit_picture
-    from i2v.media.video import read_frames
+def test_a_checkpoint_counts_for_the_way_the_picture_was_fitted_and_older_ones_for_the_usual(
+    tmp_path: Path, spec: RunSpec
+) -> None:
+    path, latents = tmp_path / "latents.safetensors", torch.randn(1, 4, 8, 8, 8)
+    save_latents(path, spec.request, latents)
+    assert load_latents(path, spec.request.model_copy(update={"image_fit": "fit"})) is None
+    before = spec.request.model_dump_json(
+        exclude={"chunk_frames", "vram_gib", "image_fit"}
+    )  # as there was no such field
+    assert checkpoint._key(spec.request) == hashlib.sha256(f"{__version__}\n{before}".encode()).hexdigest()
 
+
+def test_the_picture_is_fitted_as_asked(tmp_path: Path, photo: Path) -> None:
+    spec = make_spec(tmp_path, photo, image_fit="fit", width=64, height=192, num_frames=2, num_inference_steps=1)
+    result = run(Engine(), spec)[-1][1]
+    first = next(iter(read_frames(spec.folder / result["files"]["mp4"])))
+    assert psnr_db(np.asarray(first), fit_picture(load_picture(spec.picture), 64, 192, "fit")) > 32
+    assert psnr_db(np.asarray(first), fit_picture(load_picture(spec.picture), 64, 192)) < 20
+
+
+def test_the_video_begins_with_the_picture(spec: RunSpec) -> None:
     result = run(Engine(), spec)[-1][1]
     first = next(iter(read_frames(spec.folder / result["files"]["mp4"])))
     picture = fit_picture(load_picture(spec.picture), spec.request.width, spec.request.height)

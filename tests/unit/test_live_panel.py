@@ -11,14 +11,22 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from i2v.errors import GenerationError, I2VError, ModelFilesError, NotFiniteError, OutOfMemoryError, StorageError
+from i2v.errors import (
+    GenerationError,
+    I2VError,
+    InputError,
+    ModelFilesError,
+    NotFiniteError,
+    OutOfMemoryError,
+    StorageError,
+)
 from i2v.jobs.model import Job, JobState
 from i2v.request import build_request
 from i2v.service import Service, Snapshot
 from i2v.settings import Settings
 from i2v.ui.error_card import error_card, refusal_card
 from i2v.ui.language import ENGLISH, languages
-from i2v.ui.panel import Seen, idle_panel, job_panel
+from i2v.ui.panel import Seen, build_panel, idle_panel, job_panel
 from i2v.ui.result import build_result, result_box
 from i2v.worker.dispatcher import LiveJob
 from tests.integration.past_jobs import GIB, STEP_DOWN, run_result
@@ -141,18 +149,38 @@ def test_the_panel_speaks_chinese_to_the_last_word(tmp_path: Path, service: Serv
 
 
 def test_frames_that_are_made_already_are_shown_while_the_rest_is_made(tmp_path: Path, service: Service) -> None:
-    (tmp_path / "preview.webp").write_bytes(b"x")
     now = running(tmp_path, 3, stage="decode")
     assert now.live
     now.live.preview_number = 50
-    assert job_panel(service, now, NEW, ENGLISH)[0]["preview"].endswith("preview.webp?1.50")
-    now.frames_folder.mkdir()
-    for number in range(3):
-        (now.frames_folder / f"{number:05d}.jpg").write_bytes(b"x")
+    assert job_panel(service, now, NEW, ENGLISH)[0]["preview"] == "1.50"
     now.live.progress["step"] = 3
     frames = job_panel(service, now, NEW, ENGLISH)[0]["frames"]
     assert (frames["ready"], frames["total"], frames["fps"]) == (3, 50, now.job.request["fps"])
-    assert frames["folder"].startswith("gradio_api/file=")
+
+
+def test_a_tab_gets_the_preview_then_the_frames_that_it_has_not(
+    tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def built() -> gr.HTML:
+        with gr.Blocks():
+            return build_panel(service)
+
+    now = running(tmp_path, 3)
+    assert now.live
+    monkeypatch.setattr(service, "snapshot", lambda job: now if job == JOB_ID else None)
+    part, asked = asyncio.run(built()), {"job": JOB_ID, "have": 0}
+    assert part.pictures(asked, None) == {"preview": "", "frames": []}  # it is being replaced just now
+    (tmp_path / "preview.webp").write_bytes(b"x")
+    assert part.pictures(asked, None)["preview"] == "data:image/webp;base64,eA=="
+    now.live.progress |= {"stage": "decode", "step": 30}
+    now.frames_folder.mkdir()
+    for number in range(30):
+        (now.frames_folder / f"{number:05d}.jpg").write_bytes(b"x")
+    assert len(part.pictures(asked, None)["frames"]) == 16
+    assert part.pictures(asked | {"have": 28}, None)["frames"] == ["data:image/jpeg;base64,eA=="] * 2
+    assert part.pictures(asked | {"have": 99}, None)["frames"] == []
+    for wrong in ({"job": JOB_ID}, asked | {"have": -1}, asked | {"job": "../x"}, asked | {"job": "ab"}, None):
+        assert part.pictures(wrong, None)["error"]
 
 
 def test_without_a_job_the_panel_shows_the_machine() -> None:
@@ -251,7 +279,18 @@ def test_each_kind_of_error_has_its_remedies(
 
 
 def test_a_start_that_was_refused_is_a_card_whose_buttons_change_only_what_does_not_fit(service: Service) -> None:
-    values = {"model": "motion", "prompt": "x", "width": 3840, "height": 2160, "num_frames": 120, "vram_gib": 0.8}
-    card = refusal_card(service, StorageError("only 1 MiB are free"), values, (3840, 2160), ENGLISH)
-    assert card["what"] == "Only 1 MiB are free."
-    assert {action["value"]["do"] for action in card["actions"]} <= {"fill"}
+    values = {"model": "motion", "prompt": "x", "width": 3840, "height": 2160, "num_frames": 24, "vram_gib": 1.2}
+    service.forecast(values, (3840, 2160), wait=True)
+    error = InputError("this does not fit: it is too large", "What fits: --size 64x64.", field="width")
+    card = refusal_card(service, error, values, (3840, 2160), ENGLISH)
+    assert card["what"] == "This does not fit: it is too large."
+    assert card["todo"] == "This would fit:"
+    assert [action["value"]["do"] for action in card["actions"]] == ["fill"]
+    assert set(card["actions"][0]["value"]["fields"]) == {"match_picture", "width", "height"}
+
+
+def test_a_start_that_no_setting_helps_keeps_its_remedy(service: Service) -> None:
+    values = {"model": "motion", "prompt": "x", "width": 512, "height": 512, "num_frames": 2}
+    error = StorageError("only 1 MiB are free", "Free disk space.")
+    card = refusal_card(service, error, values | {"model": "gone"}, (512, 512), ENGLISH)
+    assert (card["todo"], card["actions"]) == ("Free disk space.", [])

@@ -20,6 +20,7 @@ from i2v.media.image import (
     MAX_FILE_BYTES,
     MAX_PIXELS,
     MIN_SIDE_PX,
+    crop_box,
     fit_picture,
     load_picture,
     picture_sha256,
@@ -427,6 +428,38 @@ def test_the_centre_is_cropped_and_never_stretched(size: tuple[int, int], asked:
 
 def test_extreme_aspects_fit() -> None:
     assert fit_picture(Image.new("RGB", (16, 3000), (7, 8, 9)), 640, 64)[0, 0].tolist() == [7, 8, 9]
+
+
+def test_the_box_that_is_kept_is_the_centre_in_the_asked_aspect() -> None:
+    assert crop_box((900, 300), 64, 64) == (300, 0, 600, 300)
+    assert crop_box((300, 900), 600, 600) == (0, 300, 300, 600)
+    assert crop_box((480, 320), 48, 32) == (0, 0, 480, 320)
+
+
+@pytest.mark.parametrize(("size", "asked"), [((90, 30), (64, 64)), ((30, 90), (64, 64)), ((33, 50), (960, 96))])
+def test_fitted_in_the_whole_picture_is_seen_on_a_dark_blur_of_itself(
+    size: tuple[int, int], asked: tuple[int, int]
+) -> None:
+    """Its frame is white, so the white that is found is all of it, and nothing of the ground is as bright."""
+    picture = Image.new("RGB", size, (255, 255, 255))
+    picture.paste((250, 40, 40), (2, 2, size[0] - 2, size[1] - 2))
+    fitted = fit_picture(picture, *asked, "fit")
+    assert (fitted.shape, fitted.dtype) == ((asked[1], asked[0], 3), np.uint8)
+    scale = min(asked[0] / size[0], asked[1] / size[1])
+    rows, columns = (np.nonzero(fitted[..., 1].max(axis=axis) > 170)[0] for axis in (1, 0))
+    for found, side, whole in ((columns, asked[0], size[0]), (rows, asked[1], size[1])):
+        assert abs(found[-1] - found[0] + 1 - whole * scale) <= 2
+        assert abs((found[0] + found[-1]) / 2 - (side - 1) / 2) <= 1.5
+    outside = np.ones(fitted.shape[:2], bool)
+    outside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = False
+    red, green, _ = fitted[outside].mean(axis=0)
+    assert 3 * green < 2 * red < 2 * 150, "it is the picture's own colour, darkened"
+
+
+def test_both_ways_are_the_same_where_the_aspect_is() -> None:
+    picture = Image.fromarray(upright_pixels())
+    for size in ((48, 32), (96, 64), (24, 16)):
+        assert np.array_equal(fit_picture(picture, *size, "fit"), fit_picture(picture, *size, "crop"))
 
 
 def test_the_upscale_factor_is_the_side_that_grows_most() -> None:

@@ -81,6 +81,14 @@ def test_largest_seed_and_size_are_allowed() -> None:
     assert build(seed=2**63 - 1, width=3840, height=2160).seed == 2**63 - 1
 
 
+def test_a_request_of_before_pictures_were_fitted_is_still_read() -> None:
+    old = build().model_dump(mode="json", exclude={"image_fit"})
+    assert GenerationRequest.model_validate_json(json.dumps(old)).image_fit == "crop"
+    assert build(image_fit="fit").image_fit == "fit"
+    with pytest.raises(InputError, match="Image_fit is not valid"):
+        build(image_fit="stretch")
+
+
 def test_only_a_model_that_can_makes_a_loop() -> None:
     assert build().loop is False
     assert build(loop=True).loop is True

@@ -30,7 +30,10 @@ window.i2v = (() => {
     tab(2);
     document.dispatchEvent(new Event("i2v:fetch-model"));
   };
-  return { say, speak, put, make, bytes, clock, calm, tab, fetchModel, language: spoken || "en" };
+  // Calls a part's server function, with {error: a sentence} when i2v is gone; Gradio then gives undefined, or throws.
+  const ask = async (server, name, data = {}) =>
+    (await server[name](data).catch(() => null)) || { error: say("i2v does not answer. Is it still running?") };
+  return { ask, say, speak, put, make, bytes, clock, calm, tab, fetchModel, language: spoken || "en" };
 })();
 
 // A video of i2v that is dropped anywhere goes to the button that loads its settings; pictures are left to the start image.

@@ -12,6 +12,8 @@ function show() {
   put(".plan", v.plan);
   $(".message").hidden = !v.message;
   $("details").hidden = !v.plan;
+  $(".missing").hidden = !v.missing;
+  put(".missing span", v.missing);
   const meter = $(".meter");
   meter.hidden = v.fill == null;
   meter.setAttribute("aria-label", v.spoken || i2v.say("Forecast of the memory"));
@@ -23,5 +25,6 @@ function show() {
   notes.hidden = !notes.children.length;
 }
 
+$(".missing button").addEventListener("click", () => i2v.tab(2)); // where its size and licence are told
 watch("value", show);
 show();

@@ -11,12 +11,7 @@ i2v.speak(element);
 
 async function ask(name, data = {}) {
   const turn = ++asked;
-  let answer;
-  try {
-    answer = await server[name](data);
-  } catch {
-    answer = { error: say("i2v does not answer. Is it still running?") };
-  }
+  const answer = await i2v.ask(server, name, data);
   if (turn < answered) return; // a later one is shown already
   answered = turn;
   put($(".said"), answer.error || "");
@@ -56,7 +51,7 @@ function newCard(name) {
   const facts = make("dl"), bar = make("div", { className: "bar", role: "progressbar" }, make("i"));
   const card = {
     title: make("h3"), where: make("span", { className: "where" }), summary: make("p", { className: "summary" }),
-    licence: fact(facts, say("Licence")), size: fact(facts, say("Size")), fits: make("span", { className: "fits" }),
+    licence: fact(facts, say("Licence")), size: fact(facts, say("Files")), fits: make("span", { className: "fits" }),
     bar, amount: make("p", { className: "amount" }), error: make("p", { className: "error", role: "alert" }),
     use: button("use"), go: button("go"), remove: button("remove"),
     page: make("a", { target: "_blank", rel: "noopener noreferrer", textContent: say("Its page on the hub") }),

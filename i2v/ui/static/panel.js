@@ -50,7 +50,7 @@ function notify(text, tag) {
 
 // ---- Everything else.
 function follow(v) {
-  if (v.job === before.job) return;
+  if (v.job === before.job || (!v.job && !before.job)) return; // a link's job may not be known in the first moment
   const here = new URL(location.href);
   if (v.job) here.searchParams.set("job", v.job);
   else here.searchParams.delete("job");

@@ -14,12 +14,7 @@ function tell(text, bad = false) {
 
 // Asks the server; what went wrong is said here and gives null.
 async function ask(name, data) {
-  let answer;
-  try {
-    answer = await server[name](data);
-  } catch {
-    answer = { error: say("i2v does not answer. Is it still running?") };
-  }
+  const answer = await i2v.ask(server, name, data);
   tell(answer.error || "", !!answer.error);
   return answer.error ? null : answer;
 }
@@ -28,6 +23,7 @@ const wish = (value) => trigger("select", { index: 0, value });
 
 function fillForm(value) {
   wish(value);
+  if (value.do === "fill") box.hidden = true; // the form is as it was offered, so nothing is refused any more
   if (["reuse", "extend", "fill", "refill"].includes(value.do))
     document.querySelector("#picture")?.scrollIntoView({ block: "nearest", behavior: i2v.calm() ? "auto" : "smooth" });
 }
@@ -40,15 +36,33 @@ const button = (words, click, className = "") => {
 
 // ---- Files
 
+// The server says another name with the file, and that would count: so the page fetches it and gives it its good one.
+async function keep(event, file) {
+  if (event.ctrlKey || event.metaKey || event.shiftKey) return; // in a tab of its own
+  event.preventDefault();
+  let answer;
+  try {
+    answer = await fetch(file.url);
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+  }
+  if (!answer?.ok) return tell(say("The file cannot be fetched. Is i2v still running?"), true);
+  const url = URL.createObjectURL(await answer.blob());
+  make("a", { href: url, download: file.name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 60000);
+}
+
 function save(file) {
   const words = file.kind === "png" ? say("PNG frames") : KINDS[file.kind];
-  return make("a", {
+  const link = make("a", {
     href: file.url,
     download: file.name,
     className: file.kind === "mp4" ? "first" : "",
     textContent: file.kind === "mp4" ? say("Download {kind}", { kind: words }) : words,
     ariaLabel: say("Download {kind}", { kind: words }),
   });
+  link.addEventListener("click", (event) => keep(event, file));
+  return link;
 }
 
 function download(job, file) {
@@ -92,11 +106,11 @@ async function copy(text, done) {
   tell(copied ? done : say("Copy it from here:"));
 }
 
-function link(job) {
-  const address = new URL(location.href);
-  address.searchParams.set("job", job);
-  address.hash = "";
-  return address.href;
+function address(job) {
+  const here = new URL(location.href);
+  here.searchParams.set("job", job);
+  here.hash = "";
+  return here.href;
 }
 
 function star(v) {
@@ -132,7 +146,7 @@ function tools(v) {
     has && button(say("Extend"), () => fillForm({ do: "extend" }), "extend"),
     button(say("Reuse settings"), () => fillForm({ do: "reuse" }), "reuse"),
     button(say("Copy settings"), () => copy(v.settings, say("The settings are copied."))),
-    has && button(say("Copy link"), () => copy(link(v.job), say("The link is copied."))),
+    has && button(say("Copy link"), () => copy(address(v.job), say("The link is copied."))),
     has && star(v),
     button(say("Delete"), () => discard(v.job), "delete"),
   ].filter(Boolean);

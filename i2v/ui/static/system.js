@@ -14,12 +14,7 @@ function tell(text, bad = false) {
 
 // Asks the server; what went wrong is said here and gives null.
 async function ask(name) {
-  let answer;
-  try {
-    answer = await server[name]({});
-  } catch {
-    answer = { error: say("i2v does not answer. Is it still running?") };
-  }
+  const answer = await i2v.ask(server, name);
   if (answer.error || isMute) tell(answer.error || "", true);
   isMute = !!answer.error;
   return answer.error ? null : answer;
