@@ -190,7 +190,9 @@ def test_the_machine_is_told_and_a_report_of_it_copied(browser: Browser, new_pag
 
 def test_without_a_clipboard_the_report_is_there_to_be_copied_by_hand(new_page: NewPage) -> None:
     page = new_page()
-    page.evaluate("() => { document.execCommand = () => false; navigator.clipboard.writeText = () => Promise.reject(); }")
+    page.evaluate(
+        "() => { document.execCommand = () => false; navigator.clipboard.writeText = () => Promise.reject(); }"
+    )
     open_system(page)
     page.get_by_role("button", name="Copy report").click()
     expect(page.get_by_role("textbox", name="Report")).to_have_value(re.compile("Versions:"))
