@@ -135,15 +135,26 @@ class ModelShelf:
         if any(job.request.get("model") == preset.name for job in self._store.active()):
             raise InputError(f"a job needs the model {preset.name}", "Wait until it is done, or cancel it.")
         folder = download.model_folder(preset, self._home)
+        self._await_pause(preset.name)
         with self._lock:
             current = self._downloads.get(preset.name)
             if current and not current.is_over:
-                raise InputError(f"the model {preset.name} is being downloaded", "Pause the download first.")
+                raise InputError(
+                    f"the model {preset.name} is being downloaded",
+                    "Pause the download first." if current.is_wanted else "Wait a moment and try again.",
+                )
             self._downloads.pop(preset.name, None)
             _take_away(preset, folder)
         self._changed()
         for rest in folder.parent.glob(f"{_DELETED}*"):  # of earlier times too
             shutil.rmtree(rest, ignore_errors=True)
+
+    def _await_pause(self, name: str) -> None:
+        """Let a download that was paused come to its end: what it is receiving just now."""
+        with self._lock:
+            current = self._downloads.get(name)
+        if current and current.thread and not current.is_wanted:
+            current.thread.join(_END_LIMIT_S)
 
     def close(self) -> None:
         """End all downloads; they can be gone on with."""
