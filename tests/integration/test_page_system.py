@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -191,7 +190,9 @@ def test_the_machine_is_told_and_a_report_of_it_copied(browser: Browser, new_pag
 
 def test_without_a_clipboard_the_report_is_there_to_be_copied_by_hand(new_page: NewPage) -> None:
     page = new_page()
-    page.evaluate("document.execCommand = () => false; navigator.clipboard.writeText = () => Promise.reject(Error())")
+    page.evaluate(
+        "() => { document.execCommand = () => false; navigator.clipboard.writeText = () => Promise.reject(); }"
+    )
     open_system(page)
     page.get_by_role("button", name="Copy report").click()
     expect(page.get_by_role("textbox", name="Report")).to_have_value(re.compile("Versions:"))
@@ -222,7 +223,5 @@ def test_nothing_is_asked_of_the_server_while_the_tab_is_not_seen(new_page: NewP
     page.on(
         "request", lambda request: asked.append(request.post_data or "") if "component_server" in request.url else None
     )
-    began = time.monotonic()
-    page.wait_for_timeout(6000)
-    assert time.monotonic() - began >= 6
+    page.wait_for_timeout(5500)  # longer than any of its pauses
     assert [body for body in asked if '"machine"' in body or '"models"' in body or '"log"' in body] == []

@@ -117,7 +117,8 @@ function goWords(model) {
 function showCard(card, model) {
   const now = model.download, here = model.ships || model.installed, kept = now ? now.done_bytes : model.disk_bytes;
   put(card.title, model.title);
-  put(card.where, model.ships ? say("Ships with i2v") : model.installed ? say("Downloaded") : say("Not downloaded"));
+  put(card.where, model.ships ? say("Ships with i2v") : model.installed ? say("Downloaded")
+    : now?.state === "downloading" ? say("Downloading…") : say("Not downloaded"));
   card.where.dataset.here = here;
   put(card.summary, model.summary);
   put(card.terms, model.licence);
