@@ -263,7 +263,8 @@ class Form:
         updates |= {f[name]: request[name] for name in ("prompt", "negative_prompt")}
         updates[f["image_fit"]] = request.get("image_fit", "crop")
         preset = preset_named(request["model"])
-        updates[f["model"]] = gr.Dropdown(value=preset.name, info=language.say(preset.summary))
+        choices = [(language.retell(shown), name) for shown, name in model_choices(self._service)]
+        updates[f["model"]] = gr.Dropdown(choices, value=preset.name, info=language.say(preset.summary))
         updates[f["loop"]] = gr.Checkbox(request.get("loop", False), visible=preset.can_loop)
         for name in ("num_frames", "fps", "num_inference_steps", "guidance_scale"):
             bounds = getattr(preset, name)

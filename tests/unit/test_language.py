@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,10 +33,10 @@ def without_names(text: str) -> str:
 SHAPES = {without_names(text) for text in KNOWN}
 
 
-def sources() -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        name = path.relative_to(PACKAGE).as_posix()
-        yield name, ast.parse(path.read_text(encoding="utf-8"))
+@cache
+def sources() -> list[tuple[str, ast.Module]]:
+    paths = sorted(PACKAGE.rglob("*.py"))
+    return [(p.relative_to(PACKAGE).as_posix(), ast.parse(p.read_text(encoding="utf-8"))) for p in paths]
 
 
 def name_of(call: ast.Call) -> str:
@@ -88,20 +88,27 @@ def said_texts() -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize(("place", "text"), error_texts())
-def test_every_error_has_a_translation(place: str, text: str) -> None:
-    known = without_names(text) in SHAPES or bool(re.fullmatch(r"[\W{}]*(\{\}[\W]*)+", text))
-    assert known, f"{place}: {text!r} is not in words/zh-CN.yaml"
+def lacking(texts: list[tuple[str, str]]) -> list[str]:
+    """Return the texts that have no translation, each with its place; what is nothing but holes needs none."""
+    bare = re.compile(r"[\W{}]*(\{\}[\W]*)+")
+    return [
+        f"{place}: {text}" for place, text in texts if not bare.fullmatch(text) and without_names(text) not in SHAPES
+    ]
 
 
-@pytest.mark.parametrize(("place", "text"), said_texts())
-def test_every_text_of_the_page_has_a_translation(place: str, text: str) -> None:
-    assert without_names(text) in SHAPES, f"{place}: {text!r} is not in words/zh-CN.yaml"
+def test_every_error_has_a_translation() -> None:
+    assert len(error_texts()) > 150
+    assert lacking(error_texts()) == []
 
 
-@pytest.mark.parametrize("text", sorted(texts_in_scripts()))
-def test_every_text_of_a_script_has_a_translation(text: str) -> None:
-    assert text in KNOWN
+def test_every_text_of_the_page_has_a_translation() -> None:
+    assert len(said_texts()) > 100
+    assert lacking(said_texts()) == []
+
+
+def test_every_text_of_a_script_has_a_translation() -> None:
+    assert len(texts_in_scripts()) > 50
+    assert [text for text in sorted(texts_in_scripts()) if text not in KNOWN] == []
 
 
 def test_what_presets_and_tables_say_has_a_translation() -> None:
@@ -126,10 +133,9 @@ def test_no_text_is_given_twice_or_left_empty() -> None:
     assert all(said.strip() for said in KNOWN.values())
 
 
-@pytest.mark.parametrize("text", sorted(KNOWN))
-def test_a_translation_has_no_hole_that_the_text_has_not(text: str) -> None:
-    holes = set(re.findall(r"\{(\w+)", text))
-    assert set(re.findall(r"\{(\w+)", KNOWN[text])) <= holes
+def test_a_translation_has_no_hole_that_the_text_has_not() -> None:
+    holes = re.compile(r"\{(\w+)")
+    assert [text for text, said in KNOWN.items() if not set(holes.findall(said)) <= set(holes.findall(text))] == []
 
 
 def test_a_sentence_with_values_is_recognised() -> None:

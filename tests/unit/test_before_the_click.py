@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from PIL import Image
 
 from i2v.devices import Gpu
 from i2v.errors import InputError
@@ -24,7 +25,10 @@ from i2v.tiers import load_tiers
 from i2v.ui.card_presets import card_presets, preset_values
 from i2v.ui.forecast_box import MOST_SUGGESTIONS, forecast_box, time_words
 from i2v.ui.form import Form
-from i2v.ui.form_values import forecast_values, request_values
+from i2v.ui.form_values import forecast_values, request_values, swapped_sides
+from i2v.ui.framing import NO_PICTURE, frame_picture
+from i2v.ui.language import ENGLISH
+from i2v.ui.quality import quality_choice, quality_values
 
 CPU = Machine("cpu", "the CPU", None, 0, 0, 64 * GIB, 60 * GIB)
 CARD = replace(CPU, device="cuda:0", name="RTX 3060", capability=(8, 6), vram_total_bytes=12 * GIB)
@@ -41,6 +45,7 @@ def ladder_on(machine: Machine, free_gib: float, model: str = "i2vgen-xl", **val
 def fields(**values: Any) -> dict[str, Any]:
     return {
         "image": None,
+        "image_fit": "crop",
         "prompt": "",
         "model": "i2vgen-xl",
         "match_picture": True,
@@ -68,7 +73,7 @@ def test_the_box_says_fits_tight_or_will_not_fit_by_the_free_memory() -> None:
     peak = forecast_box(ladder_on(CARD, 12), "clip")
     assert (peak["state"], peak["limit"], peak["notes"]) == ("fits", 1.0, [])
     assert "VRAM free" in peak["amount"]
-    assert peak["reason"].endswith(peak["why"][1:])
+    assert "same result as whole" in peak["why"]
     chosen = ladder_on(CARD, 12).chosen
     assert chosen
     tight = (chosen.forecast.peak_vram_bytes + CARD.margin_bytes) / GIB + 0.01
@@ -159,7 +164,15 @@ def test_what_is_no_number_is_refused_at_its_field(field: str, value: str) -> No
 def test_a_job_from_before_there_were_loops_fills_the_form(tmp_path: Path) -> None:
     async def laid_out(form: Form) -> None:  # within a loop, else Gradio opens one and leaves it open
         with gr.Blocks():
-            for part in (form.picture_and_prompt, form.model, form.size_and_length, form.more, form.advanced):
+            for part in (
+                form.picture,
+                form.fit,
+                form.prompt,
+                form.model,
+                form.size_and_length,
+                form.more,
+                form.advanced,
+            ):
                 part()
 
     service = Service(Settings(tmp_path))
@@ -167,9 +180,9 @@ def test_a_job_from_before_there_were_loops_fills_the_form(tmp_path: Path) -> No
     asyncio.run(laid_out(form))
     service.close()
     stored = build_request({"prompt": "zoom in", "num_frames": 9, "loop": True}, (512, 512)).model_dump(mode="json")
-    assert form.reuse_updates(stored, None)[form.fields["loop"]].value is True
+    assert form.reuse_updates(stored, None, ENGLISH)[form.fields["loop"]].value is True
     del stored["loop"]
-    updates = form.reuse_updates(stored, None)
+    updates = form.reuse_updates(stored, None, ENGLISH)
     assert updates[form.fields["loop"]].value is False
     assert updates[form.fields["num_frames"]].value == 9
 
@@ -183,6 +196,58 @@ def test_approximate_precisions_are_named_so_and_the_one_the_environment_fixes_t
     assert choices["bf16"] == "bf16"
 
 
+def test_swapped_sides_are_those_of_the_video_as_it_would_be() -> None:
+    assert swapped_sides(fields(match_picture=False)) == {"match_picture": False, "width": 512, "height": 768}
+    assert swapped_sides(fields(model="motion"))["width"] == 512
+
+
+# The start image
+
+
+@pytest.mark.parametrize(
+    ("size", "video", "fit", "words", "warns"),
+    [
+        ((600, 400), (768, 512), "crop", "", False),
+        ((800, 400), (512, 512), "crop", "50% of it is cut off, left and right.", False),
+        ((400, 800), (512, 512), "crop", "50% of it is cut off, above and below.", False),
+        ((800, 400), (512, 512), "fit", "The whole picture is seen; the rest is a blurred copy of it.", False),
+        ((200, 100), (512, 512), "crop", "50% of it is cut off, left and right.", True),
+        ((400, 400), (1024, 1024), "fit", "", True),
+    ],
+)
+def test_what_becomes_of_a_picture_is_told(
+    tmp_path: Path, size: tuple[int, int], video: tuple[int, int], fit: str, words: str, warns: bool
+) -> None:
+    Image.new("RGB", size, "teal").save(tmp_path / "picture.png")
+    sides = {"match_picture": False, "width": video[0], "height": video[1]}
+    image = str(tmp_path / "picture.png")
+    told = frame_picture(fields(model="motion", image=image, image_fit=fit, **sides), ENGLISH)
+    assert (told["picture"], told["video"]) == (list(size), list(video))
+    assert (told["words"], told["differs"]) == (words, bool(words))
+    assert bool(told["warning"]) == warns
+
+
+def test_nothing_is_told_without_a_picture_or_of_a_false_one(tmp_path: Path) -> None:
+    (tmp_path / "words.png").write_text("no picture")
+    assert frame_picture(fields(), ENGLISH) == NO_PICTURE
+    assert frame_picture(fields(image=str(tmp_path / "words.png")), ENGLISH) == NO_PICTURE
+
+
+# Qualities
+
+
+@pytest.mark.parametrize("model", ["motion", "i2vgen-xl"])
+@pytest.mark.parametrize("name", ["draft", "defaults", "best"])
+def test_a_quality_can_be_run_and_is_recognised_in_the_fields(model: str, name: str) -> None:
+    values = quality_values(name, model)
+    filled = fields(model=model, **values)
+    assert quality_choice(filled, ENGLISH)["value"] == name
+    assert quality_choice(filled | {"num_frames": 3}, ENGLISH)["value"] is None
+    guided = preset_named(model).defaults.guidance_scale
+    build_request({"prompt": "x"} | forecast_values(filled | {"guidance_scale": guided}), (512, 512))
+    assert quality_values("other", model) == {}
+
+
 # Presets by card
 
 
@@ -191,19 +256,19 @@ def gpu(gib: float, capability: tuple[int, int] = (8, 6)) -> Gpu:
 
 
 def test_only_models_with_presets_show_them_and_the_cards_own_is_marked() -> None:
-    assert not card_presets(fields(model="motion"), gpu(24))["visible"]
-    shown = card_presets(fields(), gpu(16))
+    assert not card_presets(fields(model="motion"), gpu(24), ENGLISH)["visible"]
+    shown = card_presets(fields(), gpu(16), ENGLISH)
     assert shown["visible"]
     assert [title for title, _ in shown["choices"] if "your card" in title] == ["Cards of 16 GB · your card"]
-    assert not any("your card" in title for title, _ in card_presets(fields(), None)["choices"])
+    assert not any("your card" in title for title, _ in card_presets(fields(), None, ENGLISH)["choices"])
 
 
 def test_a_preset_is_recognised_in_the_fields_and_lost_when_one_is_changed() -> None:
     for tier in load_tiers():
         filled = fields(**preset_values(tier.title, "i2vgen-xl", gpu(24)))
-        assert card_presets(filled, gpu(24))["value"] == tier.title
-        assert card_presets(filled, gpu(24))["info"] == tier.note
-        assert card_presets(filled | {"num_frames": 3}, gpu(24))["value"] is None
+        assert card_presets(filled, gpu(24), ENGLISH)["value"] == tier.title
+        assert card_presets(filled, gpu(24), ENGLISH)["info"] == tier.note
+        assert card_presets(filled | {"num_frames": 3}, gpu(24), ENGLISH)["value"] is None
 
 
 def test_a_preset_takes_the_precision_that_the_card_can_do() -> None:
