@@ -299,3 +299,8 @@ def test_hub_cannot_name_a_file_outside_the_folder(hub: FakeHub, preset: ModelPr
     hub.extra_names.append("tokenizer/../../../escaped.json")
     assert_says(preset, tmp_path, ModelFilesError, "lacks the files")
     assert hub.seen == []
+
+
+def test_a_download_tells_the_hub_nothing_of_this_machine() -> None:
+    code = "import i2v; from huggingface_hub import constants; assert constants.HF_HUB_DISABLE_TELEMETRY"
+    subprocess.run([sys.executable, "-c", code], check=True)
