@@ -145,7 +145,7 @@ class Walk:
         self._generate(3)
         for child in psutil.Process(self._app.pid).children():
             child.kill()  # as the system does when memory runs out
-        self._page.locator("#panel [role=alert]").wait_for()
+        self._page.locator("#result [role=alert]").wait_for()
         self._page.wait_for_timeout(1500)
 
 

@@ -66,10 +66,11 @@ import sys
 from i2v.service import Service
 from i2v.settings import Settings
 from i2v.api import create_app
+from i2v.ui.language import languages
 from i2v.ui.panel import idle_panel
 service = Service(Settings.from_environment())
 create_app(service)
-service.models(), service.doctor(), service.history(), idle_panel()
+service.models(), service.doctor(), service.history(), idle_panel(languages()["zh-CN"])
 service.close()
 sys.exit("torch" in sys.modules)
 """
