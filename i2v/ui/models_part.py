@@ -130,7 +130,7 @@ def wire_models(
     form: Form,
     parts: Parts,
     choose: Callable[[gr.Request, str], dict[Any, Any]],
-    quiet: Mapping[str, Any],
+    telling: Mapping[str, Any],
 ) -> None:
     """Have the form's menu say which models are here, and take the one that is picked in the part.
 
@@ -154,8 +154,8 @@ def wire_models(
     def bring_up_to_date(request: gr.Request) -> gr.Dropdown:
         return gr.Dropdown(choices=choices(request))
 
-    parts.models.select(picked, None, [*form.filled, parts.tabs], **quiet)
-    page.load(bring_up_to_date, None, menu, **quiet)
+    parts.models.select(picked, None, [*form.filled, parts.tabs], **telling)
+    page.load(bring_up_to_date, None, menu, **telling)
 
 
 def _picked(value: Any) -> _Picked:

@@ -41,16 +41,16 @@ class OwnPresets:
     name: gr.Textbox
     save: gr.Button
 
-    def wire(self, page: gr.Blocks, service: Service, form: Form, quiet: Mapping[str, Any]) -> None:
+    def wire(self, page: gr.Blocks, service: Service, form: Form, telling: Mapping[str, Any]) -> None:
         """Let the widgets work on a form."""
         handlers = _Handlers(service, form, self)
         model = form.fields["model"]
         chosen = [self.chosen, model]
-        self.save.click(handlers.save, [self.name, *form.components], [self.chosen, self.name], **quiet)
-        self.name.submit(handlers.save, [self.name, *form.components], [self.chosen, self.name], **quiet)
-        self.chosen.input(handlers.choose, chosen, form.components, **quiet)
-        self.remove.click(handlers.remove, chosen, self.chosen, **quiet)
-        gr.on([page.load, model.change], handlers.of_model, model, self.chosen, **quiet)
+        self.save.click(handlers.save, [self.name, *form.components], [self.chosen, self.name], **telling)
+        self.name.submit(handlers.save, [self.name, *form.components], [self.chosen, self.name], **telling)
+        self.chosen.input(handlers.choose, chosen, form.components, **telling)
+        self.remove.click(handlers.remove, chosen, self.chosen, **telling)
+        gr.on([page.load, model.change], handlers.of_model, model, self.chosen, **telling)
 
 
 def build_own_presets() -> OwnPresets:

@@ -31,7 +31,8 @@ from i2v.ui.system import build_system
 __all__ = ["build_page"]
 
 _NOT_FORESEEN = ("prompt", "negative_prompt", "seed", "loop", "formats")  # they do not change what a run takes
-_QUIET: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+_TELLING: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # their errors come as messages
+_QUIET = _TELLING | {"queue": False}  # at once; Gradio does not show an error of theirs
 
 
 def build_page(service: Service) -> gr.Blocks:
@@ -138,9 +139,9 @@ def _wire_jobs(page: gr.Blocks, form: Form, handlers: Handlers, parts: Parts) ->
             handlers.start, fields, [parts.job, parts.result], validator=handlers.validate, api_visibility="private"
         )
     )
-    then_tick(parts.cancel.click(handlers.cancel, parts.job, None, **_QUIET))
-    then_tick(parts.stop.click(handlers.stop, parts.job, None, **_QUIET))
-    then_tick(parts.result.select(handlers.use_result, parts.job, [parts.tabs, *form.filled], **_QUIET))
+    then_tick(parts.cancel.click(handlers.cancel, parts.job, None, **_TELLING))
+    then_tick(parts.stop.click(handlers.stop, parts.job, None, **_TELLING))
+    then_tick(parts.result.select(handlers.use_result, parts.job, [parts.tabs, *form.filled], **_TELLING))
     then_tick(parts.history.select(handlers.open_past, None, [parts.job, parts.tabs], **_QUIET))
     parts.timer.tick(handlers.tick, [parts.job, parts.seen], shown, **_QUIET)
     then_tick(page.load(handlers.attach, parts.job, parts.job, **_QUIET))
@@ -148,7 +149,7 @@ def _wire_jobs(page: gr.Blocks, form: Form, handlers: Handlers, parts: Parts) ->
 
 def _wire_form(page: gr.Blocks, service: Service, form: Form, handlers: FormHandlers, parts: Parts) -> None:
     model = form.fields["model"]
-    parts.gallery.select(handlers.take_example, model, form.filled, **_QUIET)
+    parts.gallery.select(handlers.take_example, model, form.filled, **_TELLING)
     model.input(handlers.choose_model, model, form.filled, **_QUIET)
     form.fields["match_picture"].change(
         handlers.choose_matching, form.fields["match_picture"], form.components, **_QUIET
@@ -156,11 +157,11 @@ def _wire_form(page: gr.Blocks, service: Service, form: Form, handlers: FormHand
     asked = [model, form.fields["prompt"]]
     noted = _QUIET | {"trigger_mode": "always_last"}
     gr.on([field.change for field in asked], handlers.note_words, asked, parts.prompt_note, **noted)
-    form.swap.click(handlers.swap_sides, form.components, form.components, **_QUIET)
+    form.swap.click(handlers.swap_sides, form.components, form.components, **_TELLING)
     parts.quality.input(handlers.choose_quality, [parts.quality, model], form.components, **_QUIET)
-    parts.load_settings.upload(handlers.load_settings, parts.load_settings, form.filled, **_QUIET)
-    parts.own_presets.wire(page, service, form, _QUIET)
-    wire_models(page, service, form, parts, handlers.choose_model, _QUIET)
+    parts.load_settings.upload(handlers.load_settings, parts.load_settings, form.filled, **_TELLING)
+    parts.own_presets.wire(page, service, form, _TELLING)
+    wire_models(page, service, form, parts, handlers.choose_model, _TELLING)
     _wire_forecast(page, form, handlers, parts)
 
 

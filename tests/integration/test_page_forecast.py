@@ -55,7 +55,7 @@ def test_the_forecast_stands_there_before_the_click_and_follows_the_settings(pag
     forecast_is(page, FITS)
     box = page.locator("#forecast")
     expect(box).to_contain_text(re.compile(r"Peak \d+\.\d\d GiB of \d+\.\d GiB V?RAM free"))
-    expect(box.get_by_role("img")).to_have_attribute("aria-label", re.compile(r"Fits.*: forecast peak \d"))
+    expect(box.get_by_role("img")).to_have_attribute("aria-label", re.compile(r"Fits.*: Peak \d"))
     expect(box.locator(".plan")).to_contain_text("Plan: ")
     box.locator("summary").click()
     expect(box.locator(".why")).to_contain_text("kept spare")
