@@ -17,7 +17,12 @@ SLOW_MS = pages.SLOW_MS
 GRADIOS_OWN = {
     "aria-allowed-role": "the tab panel's and the upload area's",
 }
-SCHEMES = [("light", pages.DESKTOP), ("dark", pages.DESKTOP), ("light", pages.PHONE), ("dark", pages.PHONE)]
+SCHEMES = [
+    ("light", pages.DESKTOP),
+    ("dark", pages.PHONE),
+    pytest.param("dark", pages.DESKTOP, marks=pytest.mark.slow),
+    pytest.param("light", pages.PHONE, marks=pytest.mark.slow),
+]
 
 
 def findings(page: Page) -> list[str]:
