@@ -98,8 +98,9 @@ def create_app(service: Service, login: Login | None = None, hosts: list[str] | 
     page = build_page(service)
     page.has_launched = True  # a mounted page lacks it, and without it Gradio takes any path for an upload
     page.queue(max_size=64)
-    if hasattr(page._queue, "sleep_when_free"):
-        page._queue.sleep_when_free = 0.05  # Gradio's default of 1 ms keeps an idle core 6-8 % busy
+    for pause in ("sleep_when_free", "progress_update_sleep_when_free"):
+        if hasattr(page._queue, pause):
+            setattr(page._queue, pause, 0.1)  # Gradio's default of 1 ms keeps an idle core 6-8 % busy
     mounted: FastAPI = gr.mount_gradio_app(
         app,
         page,

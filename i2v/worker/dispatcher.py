@@ -30,7 +30,7 @@ __all__ = ["FRAMES_FOLDER", "Dispatcher", "LiveJob"]
 
 _log = logging.getLogger(__name__)
 FRAMES_FOLDER = "frames"  # in the folder of a job that runs; engine/frame_files.py fills it
-_POLL_S = 0.1
+_POLL_S, _IDLE_POLL_S = 0.1, 0.4  # whoever queues a job in this process wakes the dispatcher
 _RECORD_S = 0.5  # progress goes to the store at most this often, and at every change of stage
 _CANCEL_GRACE_S = 30.0
 _KEPT_SAMPLES = 1200  # ten minutes at two samples a second, then every second one is dropped
@@ -106,7 +106,7 @@ class Dispatcher:
             job = self._next_job()
             if job is None:
                 self._executor.poll(0.0 if self._wake.is_set() else _POLL_S)
-                self._wake.wait(_POLL_S)
+                self._wake.wait(_IDLE_POLL_S)
                 self._wake.clear()
                 continue
             try:
