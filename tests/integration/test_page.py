@@ -103,6 +103,7 @@ def page(browser: Browser, app: App) -> Iterator[Page]:
 def fill(page: Page, photo: Path, prompt: str) -> None:
     page.set_input_files("#picture input[type=file]", photo)
     page.locator("#picture img").first.wait_for()
+    expect(page.locator("#framing .facts")).not_to_be_empty(timeout=SLOW_MS)  # a click before it is here is not taken
     page.fill("#prompt textarea", prompt)
 
 
@@ -185,7 +186,7 @@ def test_messages_stand_at_the_fields(page: Page, photo: Path, tmp_path: Path) -
     expect(page.locator("#picture")).to_contain_text("no start picture")
     fill(page, photo, "zoom in " * 60)
     page.locator("#generate").click()
-    expect(page.locator("#prompt")).to_contain_text("would be cut")
+    expect(page.locator("#prompt")).to_contain_text("would be cut", timeout=SLOW_MS)
     page.fill("#prompt textarea", "zoom in")
     page.locator("#match input").uncheck()
     set_number(page, "width", 513)
@@ -242,7 +243,7 @@ def test_a_transparent_picture_is_laid_on_white_and_a_false_one_refused(page: Pa
     (tmp_path / "words.png").write_text("no picture")
     page.set_input_files("#picture input[type=file]", tmp_path / "words.png")
     page.fill("#prompt textarea", "hold still")
-    expect(page.locator("#picture").get_by_role("button", name="Remove Image")).to_be_visible(timeout=SLOW_MS)
+    expect(page.locator(".i2v-forecast")).to_have_attribute("data-state", "wrong", timeout=SLOW_MS)
     page.locator("#generate").click()
     expect(page.locator("#picture")).to_contain_text("not a picture", timeout=SLOW_MS)
 

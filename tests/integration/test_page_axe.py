@@ -19,7 +19,7 @@ GRADIOS_OWN = {
 }
 SCHEMES = [
     ("light", pages.DESKTOP),
-    ("dark", pages.PHONE),
+    pytest.param("dark", pages.PHONE, marks=pytest.mark.slow),
     pytest.param("dark", pages.DESKTOP, marks=pytest.mark.slow),
     pytest.param("light", pages.PHONE, marks=pytest.mark.slow),
 ]
@@ -105,6 +105,7 @@ def _is_gradios(words: str) -> bool:
     return words.startswith("INPUT") and "svelte" in words
 
 
+@pytest.mark.slow
 def test_the_keyboard_reaches_everything_and_focus_is_seen(browser: Browser, app: pages.App) -> None:
     page = browser.new_page(viewport=pages.DESKTOP)
     page.goto(app.url)

@@ -64,12 +64,14 @@ def test_a_size_of_another_shape_shows_what_is_cut_and_offers_to_fit(page: Page,
     expect(framing.locator(".stage .back")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_enlarged_much_is_warned_of(page: Page, tmp_path: Path) -> None:
     Image.new("RGB", (120, 80), "navy").save(tmp_path / "small.png")
     framing = give_picture(page, tmp_path / "small.png")
     expect(framing.locator(".warning")).to_contain_text("Enlarged 6.4 times")
 
 
+@pytest.mark.slow
 def test_the_sides_can_be_swapped(page: Page, photo: Path) -> None:
     give_picture(page, photo)
     page.locator("#swap").click()

@@ -94,6 +94,7 @@ def test_cards_come_newest_first_a_page_at_a_time_with_what_made_them(page: Page
     expect(page.locator("#history .more")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_a_search_finds_prompts_and_says_when_there_are_none(page: Page) -> None:
     field = page.get_by_label("Search the prompts")
     field.fill("LONG ago")
@@ -110,6 +111,7 @@ def test_a_search_finds_prompts_and_says_when_there_are_none(page: Page) -> None
     total(page, "30 videos")
 
 
+@pytest.mark.slow
 def test_favourites_are_marked_found_and_stay(page: Page, app: pages.App) -> None:
     only = page.get_by_role("button", name="Favourites only")
     only.click()
@@ -140,6 +142,7 @@ def test_what_is_deleted_can_be_brought_back(page: Page) -> None:
     expect(page.locator("#history .gone")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_a_card_opens_its_job_and_its_link_does_too(page: Page, app: pages.App) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     card(page, "zoom in").get_by_role("button", name="Copy link").click()
@@ -154,6 +157,7 @@ def test_a_card_opens_its_job_and_its_link_does_too(page: Page, app: pages.App) 
     expect(page.locator("#result .prompt")).to_contain_text("zoom in")
 
 
+@pytest.mark.slow
 def test_a_job_of_the_command_line_appears_by_itself(page: Page, app: pages.App) -> None:
     store = JobStore(app.home / "i2v.sqlite3")
     page.get_by_label("Search the prompts").fill("made elsewhere")
@@ -198,6 +202,7 @@ def test_two_videos_are_compared_side_by_side_in_step(page: Page) -> None:
     expect(first.get_by_role("button", name="Compare")).to_have_attribute("aria-pressed", "false")
 
 
+@pytest.mark.slow
 def test_one_slider_moves_both_videos_frame_by_frame(browser: Browser, app: pages.App) -> None:
     page = opened(browser, app, viewport=pages.PHONE, reduced_motion="reduce")
     for prompt in (MARKUP, "zoom in"):
@@ -226,6 +231,7 @@ def test_one_slider_moves_both_videos_frame_by_frame(browser: Browser, app: page
     page.context.close()
 
 
+@pytest.mark.slow
 def test_the_history_can_be_touched_on_a_phone_and_speaks_chinese(browser: Browser, app: pages.App) -> None:
     page = opened(browser, app, viewport=pages.PHONE, locale="zh-CN", color_scheme="dark")
     total(page, "30 段视频")
@@ -238,6 +244,7 @@ def test_the_history_can_be_touched_on_a_phone_and_speaks_chinese(browser: Brows
     page.context.close()
 
 
+@pytest.mark.slow
 def test_an_empty_history_leads_to_the_first_video(browser: Browser, app: pages.App) -> None:
     page = browser.new_page(viewport=pages.DESKTOP)
     page.set_default_timeout(SLOW_MS)
@@ -251,6 +258,7 @@ def test_an_empty_history_leads_to_the_first_video(browser: Browser, app: pages.
     page.context.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_is_said_and_found_again(page: Page) -> None:
     page.route("**/component_server**", lambda route: route.abort())
     expect(page.locator("#history .problem")).to_contain_text("i2v does not answer")

@@ -114,11 +114,13 @@ def test_a_link_shows_its_job_with_all_that_made_it(page: Page, app: pages.App, 
     assert box["y"] < panel["y"]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_says_what_was_kept(page: Page, app: pages.App, ids: Ids) -> None:
     look_at(page, app, ids.stopped)
     expect(page.locator("#result .facts")).to_contain_text("kept after step 12 of 50")
 
 
+@pytest.mark.slow
 def test_with_reduced_motion_nothing_plays_by_itself(browser: Browser, app: pages.App, ids: Ids) -> None:
     page = browser.new_page(reduced_motion="reduce")
     look_at(page, app, ids.done)
@@ -141,6 +143,7 @@ def test_the_video_is_saved_under_a_good_name_and_other_kinds_are_made_on_demand
         expect(page.get_by_role("link", name=f"Download {kind}")).to_be_focused()
 
 
+@pytest.mark.slow
 def test_settings_and_link_are_copied(page: Page, app: pages.App, ids: Ids) -> None:
     look_at(page, app, ids.done)
     page.get_by_role("button", name="Copy settings").click()
@@ -151,6 +154,7 @@ def test_settings_and_link_are_copied(page: Page, app: pages.App, ids: Ids) -> N
     assert page.evaluate("navigator.clipboard.readText()") == f"{app.url}/?job={ids.done}"
 
 
+@pytest.mark.slow
 def test_a_favourite_stays_one(page: Page, app: pages.App, ids: Ids) -> None:
     look_at(page, app, ids.done)
     star = page.get_by_role("button", name="Favourite")
@@ -161,6 +165,7 @@ def test_a_favourite_stays_one(page: Page, app: pages.App, ids: Ids) -> None:
     expect(star).to_have_attribute("aria-pressed", "true")
 
 
+@pytest.mark.slow
 def test_what_was_deleted_can_be_brought_back(page: Page, app: pages.App, ids: Ids) -> None:
     look_at(page, app, ids.stopped)
     page.locator("#result .delete").click()
@@ -204,6 +209,7 @@ def test_a_card_says_what_happened_and_offers_what_would_do(page: Page, app: pag
     expect(page.locator("#prompt textarea")).to_have_value("zoom in")
 
 
+@pytest.mark.slow
 def test_each_remedy_does_what_it_says(page: Page, app: pages.App, ids: Ids) -> None:
     look_at(page, app, ids.numbers)
     page.get_by_role("button", name="Use precision fp32").click()
@@ -214,6 +220,7 @@ def test_each_remedy_does_what_it_says(page: Page, app: pages.App, ids: Ids) -> 
     expect(page.get_by_role("tab", name="System")).to_have_attribute("aria-selected", "true")
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_is_tried_again(page: Page, app: pages.App, ids: Ids) -> None:
     look_at(page, app, ids.cancelled)
     expect(page.locator("#panel .state")).to_have_text("Cancelled")
@@ -303,6 +310,7 @@ def test_on_a_phone_the_result_is_above_the_examples_and_can_be_touched(
     page.close()
 
 
+@pytest.mark.slow
 def test_panel_result_and_card_speak_chinese(browser: Browser, app: pages.App, ids: Ids) -> None:
     page = browser.new_page(locale="zh-CN")
     for job, prompt in ((ids.done, PROMPT), (ids.memory, "zoom in")):

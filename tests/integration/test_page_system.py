@@ -81,6 +81,7 @@ def share(model: Locator) -> int:
     return int(model.get_by_role("progressbar").get_attribute("aria-valuenow") or 0)
 
 
+@pytest.mark.slow
 def test_the_first_visit_offers_both_ways_to_start_and_asks_only_once(new_page: NewPage) -> None:
     page = new_page()
     open_system(page)
@@ -142,6 +143,7 @@ def test_a_model_is_downloaded_paused_used_and_deleted(new_page: NewPage, hub: f
     expect(page.locator("#model input")).to_have_value("I2VGen-XL (not downloaded)", timeout=SLOW_MS)
 
 
+@pytest.mark.slow
 def test_a_download_that_fails_says_why_and_is_tried_again(new_page: NewPage, hub: fake_hub.FakeHub) -> None:
     hub.refuse = (503, "")
     page = new_page(locale="zh-CN")
@@ -157,6 +159,7 @@ def test_a_download_that_fails_says_why_and_is_tried_again(new_page: NewPage, hu
     expect(model.locator(".where")).to_have_text("未下载")
 
 
+@pytest.mark.slow
 def test_another_part_of_the_page_can_ask_for_a_model(new_page: NewPage, hub: fake_hub.FakeHub) -> None:
     hub.seconds_per_block = 0.004
     page = new_page()
@@ -188,6 +191,7 @@ def test_the_machine_is_told_and_a_report_of_it_copied(browser: Browser, new_pag
     assert "i2vgen-xl: not installed" in report
 
 
+@pytest.mark.slow
 def test_without_a_clipboard_the_report_is_there_to_be_copied_by_hand(new_page: NewPage) -> None:
     page = new_page()
     page.evaluate(
@@ -198,6 +202,7 @@ def test_without_a_clipboard_the_report_is_there_to_be_copied_by_hand(new_page: 
     expect(page.get_by_role("textbox", name="Report")).to_have_value(re.compile("Versions:"))
 
 
+@pytest.mark.slow
 def test_the_workers_model_is_told_and_unloaded(new_page: NewPage, photo: Path) -> None:
     page = new_page()
     pages.fill(page, photo, "zoom in")
@@ -213,6 +218,7 @@ def test_the_workers_model_is_told_and_unloaded(new_page: NewPage, photo: Path) 
     expect(machine.get_by_role("button", name="Unload model")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_nothing_is_asked_of_the_server_while_the_tab_is_not_seen(new_page: NewPage) -> None:
     page = new_page()
     open_system(page)

@@ -264,6 +264,7 @@ def test_bad_requests_leave_nothing_behind(service: Service, photo: Path, tmp_pa
     assert list(service.settings.jobs.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_history_is_newest_first_and_survives_a_restart(service: Service, photo: Path) -> None:
     ids = [finished(service, service.submit(SMALL | {"prompt": p}, photo).id).job.id for p in ("zoom in", "tilt up")]
     assert [s.job.id for s in service.history()] == ids[::-1]

@@ -123,7 +123,9 @@ def test_large_common_offsets_do_not_cancel_in_the_statistics() -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "frames", "most_gib"), [(512, 16, 0.35), (768, 24, 1.0), (1024, 32, 2.1)], ids=["512", "768", "1024"]
+    ("side", "frames", "most_gib"),
+    [(512, 16, 0.35), (768, 24, 1.0), pytest.param(1024, 32, 2.1, marks=pytest.mark.slow)],
+    ids=["512", "768", "1024"],
 )
 def test_one_full_size_step_in_chunks_of_two_stays_within_its_memory(side: int, frames: int, most_gib: float) -> None:
     assert traced_peak(side, frames, chunk=2) <= most_gib * GIB

@@ -126,7 +126,12 @@ DOORS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("start", PLANS)
+USUAL = ("resident", "streamed")  # the others are slow tests: each is a whole run, three times
+
+
+@pytest.mark.parametrize(
+    "start", [pytest.param(plan, marks=[] if plan in USUAL else [pytest.mark.slow]) for plan in PLANS]
+)
 @pytest.mark.parametrize("door", DOORS)
 def test_a_run_that_runs_out_finishes_with_the_result_of_the_smaller_plan(
     door: str, start: str, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
