@@ -23,6 +23,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 ROOT = Path(__file__).parents[2]
 DESKTOP, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 SLOW_MS = 90_000
+expect.set_options(timeout=SLOW_MS)  # for all tests of the page: none depends on how fast the machine is
 
 
 class App:
@@ -195,6 +196,7 @@ def test_messages_stand_at_the_fields(page: Page, photo: Path, tmp_path: Path) -
     assert state(page) == "Ready"
 
 
+@pytest.mark.slow
 def test_history_survives_a_restart_and_settings_come_back(browser: Browser, photo: Path, tmp_path: Path) -> None:
     app = App(tmp_path / "home")
     app.start()
