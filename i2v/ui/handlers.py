@@ -13,14 +13,16 @@ from i2v.jobs.model import JobState
 from i2v.service import Service, Snapshot
 from i2v.ui.error_card import refusal_card
 from i2v.ui.form import Form
-from i2v.ui.form_values import request_values
+from i2v.ui.form_values import picture_size, request_values
 from i2v.ui.language import Language, language_of
 from i2v.ui.panel import Seen, idle_panel, job_panel
 from i2v.ui.parts import Parts
 from i2v.ui.result import NOTHING_YET, result_box
 from i2v.ui.told import told
 
-__all__ = ["Handlers"]
+__all__ = ["NOT_REFUSED", "Handlers"]
+
+NOT_REFUSED: dict[str, Any] = {"field": "", "message": ""}
 
 _BUSY_TICK_S, _IDLE_TICK_S = 0.5, 2.0
 Updates = dict[Any, Any]
@@ -57,29 +59,31 @@ class Handlers:
     def _fields(self, values: tuple[Any, ...]) -> dict[str, Any]:
         return dict(zip(self._form.names, values, strict=True))
 
-    def validate(self, request: gr.Request, *values: Any) -> list[dict[str, Any]]:
-        """Check all fields; the message stands at the field it concerns."""
-        wrong_field, message = "", ""
+    def start(self, request: gr.Request, *values: Any) -> Updates:
+        """Queue a job and show it. What is wrong with a field is said at the field; else a card offers what would do.
+
+        Not by Gradio's validator: its messages go as soon as any other event has the field among its inputs.
+        """
+        p, language = self._parts, language_of(request)
         try:
             asked, image = request_values(self._fields(values))
             if image is None:
-                raise InputError("there is no start picture", "Choose one first.", field="image")
-            self._service.check(asked, (asked["width"], asked["height"]))
+                raise InputError(
+                    "there is no start picture", "Choose one first, or wait until it is uploaded.", field="image"
+                )
+            size = picture_size(image)
+            self._service.check(asked, size)
         except I2VError as error:
-            wrong_field = error.field if error.field in self._form.names else "prompt"
-            message = language_of(request).error(error)
-        return [gr.validate(name != wrong_field, message) for name in self._form.names]
-
-    def start(self, request: gr.Request, *values: Any) -> Updates:
-        """Queue a job and show it; where it is refused, a card says why and offers what would do."""
-        with told(request):
-            asked, image = request_values(self._fields(values))
+            return {p.refusal: self._at_its_field(error, language)}
         try:
-            return {self._parts.job: self._service.submit(asked, image).id}
+            return {p.job: self._service.submit(asked, image).id, p.refusal: NOT_REFUSED}
         except I2VError as error:
-            size = (asked.get("width", 0), asked.get("height", 0))
-            card = refusal_card(self._service, error, asked, size, language_of(request))
-            return {self._parts.result: {"job": "", "card": card, "at": time.time()}}
+            card = refusal_card(self._service, error, asked, size, language)
+            return {p.result: {"job": "", "card": card, "at": time.time()}, p.refusal: NOT_REFUSED}
+
+    def _at_its_field(self, error: I2VError, language: Language) -> dict[str, Any]:
+        field = self._form.fields.get(error.field or "")
+        return {"field": field.elem_id if field else "", "message": language.error(error), "at": time.time()}
 
     def cancel(self, request: gr.Request, job_id: str) -> None:
         with told(request):

@@ -17,7 +17,7 @@ from i2v.ui.forecast_box import MOST_SUGGESTIONS, WORKING
 from i2v.ui.form import Form
 from i2v.ui.form_handlers import FormHandlers
 from i2v.ui.framing import NO_PICTURE
-from i2v.ui.handlers import Handlers
+from i2v.ui.handlers import NOT_REFUSED, Handlers
 from i2v.ui.history import build_history
 from i2v.ui.language import label
 from i2v.ui.models_part import wire_models
@@ -93,6 +93,7 @@ def _action() -> dict[str, Any]:
     """Lay out what is seen before the click and the click itself; it stays in view while the settings are scrolled."""
     with gr.Column(elem_id="action"):
         forecast = build_drawn("forecast", WORKING, elem_id="forecast")
+        refusal = build_drawn("refusal", NOT_REFUSED, elem_id="refusal")
         with gr.Row(elem_id="suggestions"):
             suggestions = tuple(
                 gr.Button(visible=False, size="sm", elem_id=f"suggestion-{number}")
@@ -102,7 +103,8 @@ def _action() -> dict[str, Any]:
             generate = gr.Button(label("Generate"), variant="primary", elem_id="generate", scale=2)
             stop = gr.Button(label("Stop and keep"), elem_id="stop", visible=False, scale=1, min_width=140)
             cancel = gr.Button(label("Cancel"), elem_id="cancel", interactive=False, scale=1, min_width=100)
-    return {"forecast": forecast, "suggestions": suggestions, "generate": generate, "stop": stop, "cancel": cancel}
+    made: dict[str, Any] = {"forecast": forecast, "refusal": refusal, "suggestions": suggestions}
+    return made | {"generate": generate, "stop": stop, "cancel": cancel}
 
 
 def _answer(service: Service) -> dict[str, Any]:
@@ -135,9 +137,7 @@ def _wire_jobs(page: gr.Blocks, form: Form, handlers: Handlers, parts: Parts) ->
         event.then(handlers.tick, [parts.job, parts.seen], shown, **_QUIET)
 
     then_tick(
-        parts.generate.click(
-            handlers.start, fields, [parts.job, parts.result], validator=handlers.validate, api_visibility="private"
-        )
+        parts.generate.click(handlers.start, fields, [parts.job, parts.result, parts.refusal], api_visibility="private")
     )
     then_tick(parts.cancel.click(handlers.cancel, parts.job, None, **_TELLING))
     then_tick(parts.stop.click(handlers.stop, parts.job, None, **_TELLING))

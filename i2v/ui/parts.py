@@ -30,6 +30,7 @@ class Parts:
     models: gr.HTML
     system: gr.HTML
     forecast: gr.HTML
+    refusal: gr.HTML
     foreseen: gr.JSON  # what this tab has already been shown of the forecast
     forecast_timer: gr.Timer
     suggestions: tuple[gr.Button, ...]  # hidden until nothing fits

@@ -78,7 +78,7 @@ def test_four_processes_that_start_at_once_migrate_once(path: Path) -> None:
         submitted = [job_id for _, job_id in crowd.words()]
         assert crowd.failures() == 0
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
         stored = [job_id for (job_id,) in connection.execute("SELECT id FROM jobs")]
     assert sorted(stored) == sorted(submitted)
     assert len(stored) == 4

@@ -18,7 +18,7 @@ import httpx
 import pytest
 from gradio_client import Client
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 ROOT = Path(__file__).parents[2]
 DESKTOP, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
@@ -104,8 +104,13 @@ def page(browser: Browser, app: App) -> Iterator[Page]:
 def fill(page: Page, photo: Path, prompt: str) -> None:
     page.set_input_files("#picture input[type=file]", photo)
     page.locator("#picture img").first.wait_for()
-    expect(page.locator("#framing .facts")).not_to_be_empty(timeout=SLOW_MS)  # a click before it is here is not taken
+    expect(page.locator("#framing .facts")).not_to_be_empty()  # it is uploaded
     page.fill("#prompt textarea", prompt)
+
+
+def refusal(page: Page, field: str) -> Locator:
+    """Return the sentence below a field that says why Generate did not begin."""
+    return page.locator(f"#{field} + .i2v-refusal")
 
 
 def set_number(page: Page, field: str, value: int) -> None:
@@ -181,18 +186,28 @@ def test_a_second_job_waits_and_can_be_cancelled_while_the_first_goes_on(page: P
 
 def test_messages_stand_at_the_fields(page: Page, photo: Path, tmp_path: Path) -> None:
     page.locator("#generate").click()
-    expect(page.locator("#prompt")).to_contain_text("no prompt")
+    expect(refusal(page, "prompt")).to_contain_text("no prompt")
+    time.sleep(4)  # longer than the time between two forecasts, which read all fields too
+    expect(refusal(page, "prompt")).to_contain_text("no prompt")
     page.fill("#prompt textarea", "zoom in")
+    expect(page.locator(".i2v-refusal:visible")).to_have_count(0)
     page.locator("#generate").click()
-    expect(page.locator("#picture")).to_contain_text("no start picture")
+    expect(refusal(page, "picture")).to_contain_text("no start picture")
     fill(page, photo, "zoom in " * 60)
     page.locator("#generate").click()
-    expect(page.locator("#prompt")).to_contain_text("would be cut", timeout=SLOW_MS)
+    expect(refusal(page, "prompt")).to_contain_text("would be cut")
     page.fill("#prompt textarea", "zoom in")
     page.locator("#match input").uncheck()
     set_number(page, "width", 513)
     page.locator("#generate").click()
-    expect(page.locator("#width")).to_contain_text("nearest is 512")
+    expect(refusal(page, "width")).to_contain_text("nearest is 512")
+    set_number(page, "width", 512)
+    page.locator("#more button").first.click()
+    page.fill("#seed input, #seed textarea", "seven")
+    page.locator("#more button").first.click()
+    expect(page.locator("#seed")).to_be_hidden()
+    page.locator("#generate").click()
+    expect(page.locator("#refusal")).to_contain_text("seed 'seven' is not a whole number")
     assert state(page) == "Ready"
 
 
@@ -245,9 +260,9 @@ def test_a_transparent_picture_is_laid_on_white_and_a_false_one_refused(page: Pa
     (tmp_path / "words.png").write_text("no picture")
     page.set_input_files("#picture input[type=file]", tmp_path / "words.png")
     page.fill("#prompt textarea", "hold still")
-    expect(page.locator(".i2v-forecast")).to_have_attribute("data-state", "wrong", timeout=SLOW_MS)
+    expect(page.locator(".i2v-forecast .message")).to_contain_text("not a picture")
     page.locator("#generate").click()
-    expect(page.locator("#picture")).to_contain_text("not a picture", timeout=SLOW_MS)
+    expect(refusal(page, "picture")).to_contain_text("not a picture")
 
 
 def test_a_file_of_the_machine_is_not_taken_for_an_upload(app: App, photo: Path, tmp_path: Path) -> None:

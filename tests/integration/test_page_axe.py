@@ -68,7 +68,7 @@ def test_what_is_wrong_or_too_large_is_told_accessibly(browser: Browser, app: pa
     page.set_default_timeout(SLOW_MS)
     page.goto(app.url)
     page.locator("#generate").click()
-    expect(page.locator("#prompt")).to_contain_text("no prompt")
+    expect(page.locator("#prompt + .i2v-refusal")).to_contain_text("no prompt")
     assert findings(page) == [], "wrong"
     pages.fill(page, photo, "zoom in")
     page.locator("#advanced button").first.click()
