@@ -154,6 +154,8 @@ def _wire_form(page: gr.Blocks, service: Service, form: Form, handlers: FormHand
     form.fields["match_picture"].change(
         handlers.choose_matching, form.fields["match_picture"], form.components, **_QUIET
     )
+    changes = [field.change for field in form.fields.values()]
+    gr.on(changes, js="() => { document.dispatchEvent(new Event('i2v:changed')); }", **_QUIET)
     asked = [model, form.fields["prompt"]]
     noted = _QUIET | {"trigger_mode": "always_last"}
     gr.on([field.change for field in asked], handlers.note_words, asked, parts.prompt_note, **noted)

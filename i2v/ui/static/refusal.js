@@ -1,5 +1,5 @@
 // Shows why a click on Generate was refused, {"field": the id of the field's block or "", "message": a sentence or ""},
-// below that field until the field is changed. Where the field is folded away it is shown here, by the button.
+// below that field until any field is changed. Where the field is folded away it is shown here, by the button.
 const home = element.querySelector(".i2v-refusal");
 let undo = () => {};
 
@@ -18,15 +18,13 @@ function show() {
   const input = seen?.querySelector("textarea, input");
   input?.setAttribute("aria-invalid", "true");
   input?.setAttribute("aria-describedby", "i2v-refused");
-  const changes = new AbortController();
   undo = () => {
-    changes.abort();
     input?.removeAttribute("aria-invalid");
     input?.removeAttribute("aria-describedby");
     if (seen) node.remove(); else node.hidden = true;
     undo = () => {};
   };
-  for (const kind of ["input", "change", "drop"]) block?.addEventListener(kind, () => undo(), changes);
 }
 
+document.addEventListener("i2v:changed", () => undo());
 watch("value", show);
