@@ -154,7 +154,8 @@ def wire_models(
     def bring_up_to_date(request: gr.Request) -> gr.Dropdown:
         return gr.Dropdown(choices=choices(request))
 
-    parts.models.select(picked, None, [*form.filled, parts.tabs], **telling)
+    # "multiple": that the list is out of date is told by itself, and a click just then must not be lost
+    parts.models.select(picked, None, [*form.filled, parts.tabs], trigger_mode="multiple", **telling)
     page.load(bring_up_to_date, None, menu, **telling)
 
 

@@ -251,6 +251,7 @@ def test_chunks_give_the_frames_of_the_whole_clip(
 # Runs
 
 
+@pytest.mark.slow
 def test_a_finished_run_keeps_its_forecast_and_teaches_the_next_one(home: Path, photo: Path, tmp_path: Path) -> None:
     settings = ("--size", "96x64", "--frames", 6)
     before = answer("forecast", *settings, home=home)["rungs"][0]
@@ -296,6 +297,7 @@ def check_bench(found: dict[str, Any]) -> None:
     assert 0 < reduced["relative_error"] <= 1e-4
 
 
+@pytest.mark.slow
 def test_bench_compares_peak_time_and_error_without_a_card(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

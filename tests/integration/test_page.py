@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -268,19 +269,31 @@ def test_a_transparent_picture_is_laid_on_white_and_a_false_one_refused(page: Pa
     expect(refusal(page, "picture")).to_contain_text("not a picture")
 
 
-def test_a_file_of_the_machine_is_not_taken_for_an_upload(app: App, photo: Path, tmp_path: Path) -> None:
-    private = tmp_path / "private.jpg"
-    shutil.copy(photo, private)
+def test_a_file_of_the_machine_is_not_taken_for_an_upload(photo: Path, tmp_path: Path) -> None:
+    private = shutil.copy(photo, tmp_path / "private.jpg")
+    app = App(tmp_path / "home")  # of its own: gradio prints the refusal as a traceback
+    app.start()
     client = Client(app.url, verbose=False)
-    start = next(d for d in client.config["dependencies"] if len(d["inputs"]) > 10 and d["targets"][0][1] == "click")
+    dependencies = client.config["dependencies"]
+    start = next(d for d in dependencies if len(d["inputs"]) > 10 and d["targets"][0][1] == "click")
+    forecast = next(d for d in dependencies if len(d["inputs"]) > 10 and d["targets"][-1][1] == "load")
     components = {c["id"]: c for c in client.config["components"]}
-    values = [components[i]["props"].get("value") for i in start["inputs"]]
-    values[0] = {"path": str(private), "meta": {"_type": "gradio.FileData"}}
-    values[1] = "pan left"
-    body = {"data": values, "fn_index": start["id"], "session_hash": "x"}
-    answer = httpx.post(f"{app.url}/gradio_api/queue/join", json=body)
-    assert answer.status_code >= 400, answer.text
-    assert not list((app.home / "tmp").rglob(private.name))
+
+    def sent(to: dict[str, Any], picture: str | None) -> int:
+        values = {number: components[number]["props"].get("value") for number in to["inputs"]}
+        values[named["picture"]] = {"path": picture, "meta": {"_type": "gradio.FileData"}} if picture else None
+        values[named["prompt"]] = "pan left"
+        body = {"data": list(values.values()), "fn_index": to["id"], "session_hash": "x"}
+        return httpx.post(f"{app.url}/gradio_api/run/predict", json=body).status_code
+
+    named = {c["props"].get("elem_id"): number for number, c in components.items()}
+    answers = [[sent(event, picture) for picture in (private, None)] for event in (start, forecast)]
+    assert app.process
+    app.process.terminate()
+    app.process.communicate(timeout=30)
+    assert [(refused >= 400, answered) for refused, answered in answers] == [(True, 200)] * 2
+    assert not list((app.home / "tmp").rglob(Path(private).name))
+    assert not list((app.home / "jobs").rglob("*.png"))
 
 
 def test_other_sites_cannot_send_here(app: App) -> None:

@@ -83,12 +83,12 @@ def test_the_sides_can_be_swapped(page: Page, photo: Path) -> None:
 def test_a_quality_fills_the_form_and_a_setting_by_hand_ends_it(page: Page) -> None:
     best = preset_named("motion").best
     assert best
-    page.get_by_label("Best").check()
+    page.get_by_label("Best").click()
     expect(page.locator("#frames input[type=number]")).to_have_value(str(best.num_frames))
     assert number(page, "short-side") == str(best.short_side_px)
     pages.set_number(page, "frames", best.num_frames - 1)
     expect(page.locator("#quality input:checked")).to_have_count(0)
-    page.get_by_label("Balanced").check()
+    page.get_by_label("Balanced").click()
     expect(page.locator("#frames input[type=number]")).to_have_value("24")
 
 
@@ -170,7 +170,7 @@ def test_a_chinese_browser_gets_the_page_in_chinese(chinese: Page, photo: Path) 
 
 def test_a_chinese_browser_gets_errors_in_chinese(chinese: Page) -> None:
     chinese.locator("#generate").click()
-    expect(chinese.locator("#prompt")).to_contain_text("没有提示词")
+    expect(pages.refusal(chinese, "prompt")).to_contain_text("没有提示词")
     chinese.fill("#prompt textarea", "zoom in")
     chinese.locator("#generate").click()
-    expect(chinese.locator("#picture")).to_contain_text("没有起始图片")
+    expect(pages.refusal(chinese, "picture")).to_contain_text("没有起始图片")

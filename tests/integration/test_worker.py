@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,27 @@ SMALL = {"prompt": "the camera pans left", "width": 96, "height": 64, "num_frame
 LONG = SMALL | {"num_inference_steps": 100, "num_frames": 60}
 
 
-@pytest.fixture
-def service(home: Path) -> Iterator[Service]:
+@contextmanager
+def opened() -> Iterator[Service]:
     service = Service(Settings.from_environment())
     service.start()
     yield service
     service.close()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One for all tests that can share a worker, for each worker loads the libraries anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("I2V_HOME", str(tmp_path_factory.mktemp("worker") / "home"))
+        with opened() as service:
+            yield service
+
+
+@pytest.fixture
+def own_service(home: Path) -> Iterator[Service]:
+    with opened() as service:
+        yield service
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float = 90.0) -> Any:
@@ -121,7 +137,7 @@ def test_stop_and_keep_while_denoising_gives_a_whole_video_at_once(service: Serv
     starts = [stage["t_s"] for stage in result["stages"]]
     assert starts == sorted(starts)
     assert result["samples"][-1]["t_s"] <= result["seconds"] + 0.1
-    long = service.submit(SMALL | {"width": 768, "height": 512, "num_frames": 200, "num_inference_steps": 60}, photo)
+    long = service.submit(SMALL | {"width": 768, "height": 512, "num_frames": 60, "num_inference_steps": 60}, photo)
     wait_until(lambda: denoising(service, long.id))
     service.stop_and_keep(long.id)
     assert service.cancel(long.id).state is JobState.CANCELLING, "a person may still change their mind"
@@ -131,7 +147,7 @@ def test_stop_and_keep_while_denoising_gives_a_whole_video_at_once(service: Serv
 
 
 def test_stop_and_keep_while_decoding_ends_the_video_and_another_process_may_ask(service: Service, photo: Path) -> None:
-    job = service.submit(SMALL | {"width": 768, "height": 512, "num_frames": 200, "num_inference_steps": 1}, photo)
+    job = service.submit(SMALL | {"width": 768, "height": 512, "num_frames": 80, "num_inference_steps": 1}, photo)
     ready = wait_until(lambda: (s := service.snapshot(job.id)) and s.frames_ready >= 3 and s)
     assert len(list(ready.frames_folder.glob("*.jpg"))) >= ready.frames_ready
     other = Service(service.settings, runner="cli:0")  # never started: it only asks
@@ -143,38 +159,38 @@ def test_stop_and_keep_while_decoding_ends_the_video_and_another_process_may_ask
     assert result
     assert mp4
     assert result["stopped"]["stage"] == "decode"
-    assert 3 <= result["stopped"]["step"] == result["num_frames"] < 200
+    assert 3 <= result["stopped"]["step"] == result["num_frames"] < 80
     assert sum(1 for _ in read_frames(mp4)) == result["num_frames"]
     assert mp4.read_bytes()[:4096].find(b"moov") > 0, "the index is first, so it can be played and sought at once"
 
 
-def test_the_worker_says_what_it_holds_and_lets_go_of_it(service: Service, photo: Path) -> None:
-    assert service.worker_state() == WorkerState()
-    service.unload()  # of no worker: nothing to do
-    job = service.submit(LONG, photo)
-    wait_until(lambda: denoising(service, job.id))
-    running = service.worker_state()
-    assert (running.running_job, running.model, running.pid) == (job.id, "motion", worker_pid(service))
+def test_the_worker_says_what_it_holds_and_lets_go_of_it(own_service: Service, photo: Path) -> None:
+    assert own_service.worker_state() == WorkerState()
+    own_service.unload()  # of no worker: nothing to do
+    job = own_service.submit(LONG, photo)
+    wait_until(lambda: denoising(own_service, job.id))
+    running = own_service.worker_state()
+    assert (running.running_job, running.model, running.pid) == (job.id, "motion", worker_pid(own_service))
     assert running.device
     assert running.precision
     assert running.rss_bytes > running.weights_bytes > 1 << 20
     with pytest.raises(InputError, match=r"A job is running\. Cancel it or wait\."):
-        service.unload()
-    service.cancel(job.id)
-    finished(service, job.id)
-    wait_until(lambda: service.worker_state().running_job is None)
-    assert service.worker_state().model == "motion"
+        own_service.unload()
+    own_service.cancel(job.id)
+    finished(own_service, job.id)
+    wait_until(lambda: own_service.worker_state().running_job is None)
+    assert own_service.worker_state().model == "motion"
     for _ in range(2):
-        service.unload()
-        state = service.worker_state()
+        own_service.unload()
+        state = own_service.worker_state()
         assert (state.model, state.weights_bytes, state.pid) == (None, 0, running.pid)
-    again = finished(service, service.submit(SMALL, photo).id)
+    again = finished(own_service, own_service.submit(SMALL, photo).id)
     assert again.job.state is JobState.DONE
-    assert service.worker_state().model == "motion"
-    os.kill(worker_pid(service), signal.SIGKILL)
-    wait_until(lambda: service.worker_state().pid is None)
-    assert service.worker_state() == WorkerState()
-    service.unload()
+    assert own_service.worker_state().model == "motion"
+    os.kill(worker_pid(own_service), signal.SIGKILL)
+    wait_until(lambda: own_service.worker_state().pid is None)
+    assert own_service.worker_state() == WorkerState()
+    own_service.unload()
 
 
 def test_a_waiting_job_is_cancelled_at_once(service: Service, photo: Path) -> None:
@@ -199,7 +215,7 @@ def test_a_killed_worker_is_reported_and_the_next_job_runs(service: Service, pho
 
 
 def test_a_worker_killed_in_decode_is_retried_from_its_latents(service: Service, photo: Path) -> None:
-    job = service.submit(SMALL | {"width": 768, "height": 512, "num_frames": 200}, photo)
+    job = service.submit(SMALL | {"width": 768, "height": 512, "num_frames": 60}, photo)
     latents = service.settings.job_folder(job.id) / "latents.safetensors"
     wait_until(latents.exists)
     os.kill(worker_pid(service), signal.SIGKILL)
@@ -249,45 +265,46 @@ def test_the_worker_leaves_when_the_app_is_killed(home: Path, photo: Path, tmp_p
     assert jobs[0].is_over
 
 
-def test_bad_requests_leave_nothing_behind(service: Service, photo: Path, tmp_path: Path) -> None:
+def test_bad_requests_leave_nothing_behind(own_service: Service, photo: Path, tmp_path: Path) -> None:
     text = tmp_path / "notes.png"
     text.write_text("no picture")
     with pytest.raises(ImageError):
-        service.submit(SMALL, text)
+        own_service.submit(SMALL, text)
     with pytest.raises(ImageError):
-        service.submit(SMALL, tmp_path / "missing.png")
+        own_service.submit(SMALL, tmp_path / "missing.png")
     with pytest.raises(InputError, match="would be cut"):
-        service.submit(SMALL | {"prompt": "pan left " * 60}, photo)
+        own_service.submit(SMALL | {"prompt": "pan left " * 60}, photo)
     with pytest.raises(ModelFilesError, match="--download i2vgen-xl"):
-        service.submit(SMALL | {"model": "i2vgen-xl"}, photo)
-    assert service.history() == []
-    assert list(service.settings.jobs.iterdir()) == []
+        own_service.submit(SMALL | {"model": "i2vgen-xl"}, photo)
+    assert own_service.history() == []
+    assert list(own_service.settings.jobs.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_history_is_newest_first_and_survives_a_restart(service: Service, photo: Path) -> None:
-    ids = [finished(service, service.submit(SMALL | {"prompt": p}, photo).id).job.id for p in ("zoom in", "tilt up")]
-    assert [s.job.id for s in service.history()] == ids[::-1]
-    reopened = Service(service.settings)
+def test_history_is_newest_first_and_survives_a_restart(own_service: Service, photo: Path) -> None:
+    ids = [own_service.submit(SMALL | {"prompt": p}, photo).id for p in ("zoom in", "tilt up")]
+    assert [finished(own_service, job_id).job.state for job_id in ids] == [JobState.DONE] * 2
+    assert [s.job.id for s in own_service.history()] == ids[::-1]
+    reopened = Service(own_service.settings)
     assert [s.job.id for s in reopened.history()] == ids[::-1]
     reopened.close()
 
 
 def test_a_worker_without_torch_says_so_and_the_page_goes_on(
-    service: Service, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_service: Service, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")
     monkeypatch.setenv("PYTHONPATH", str(broken))
-    job = service.submit(SMALL, photo)
-    done = finished(service, job.id)
+    job = own_service.submit(SMALL, photo)
+    done = finished(own_service, job.id)
     assert done.job.state is JobState.FAILED
     assert done.job.error
     assert "torch is not installed" in done.job.error["message"]
     assert "start_app.sh" in done.job.error["remedy"]
-    again = service.submit(SMALL, photo)  # the worker lives on and answers the next one too
-    assert finished(service, again.id).job.state is JobState.FAILED
+    again = own_service.submit(SMALL, photo)  # the worker lives on and answers the next one too
+    assert finished(own_service, again.id).job.state is JobState.FAILED
 
 
 def test_a_job_keeps_its_forecast_and_its_measured_peak(service: Service, photo: Path) -> None:
