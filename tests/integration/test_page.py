@@ -270,7 +270,7 @@ def test_a_transparent_picture_is_laid_on_white_and_a_false_one_refused(page: Pa
 
 
 def test_a_file_of_the_machine_is_not_taken_for_an_upload(photo: Path, tmp_path: Path) -> None:
-    private = shutil.copy(photo, tmp_path / "private.jpg")
+    private = str(shutil.copy(photo, tmp_path / "private.jpg"))
     app = App(tmp_path / "home")  # of its own: gradio prints the refusal as a traceback
     app.start()
     client = Client(app.url, verbose=False)
