@@ -10,11 +10,11 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Served", "serve"]
+__all__ = ["Served", "serve", "serve_bare"]
 
 ROOT = Path(__file__).parents[1]
 _LIMIT_S = 120
@@ -23,6 +23,13 @@ _AS_INSTALLED = """
 import runpy, sys
 sys.modules["matplotlib"] = None
 runpy.run_path("app.py", run_name="__main__")
+"""
+_BARE = """
+import sys
+import gradio as gr
+with gr.Blocks(analytics_enabled=False) as page:
+    gr.Button("Generate", elem_id="generate")
+page.launch(server_name="127.0.0.1", server_port=int(sys.argv[2]), ssr_mode=False, quiet=True)
 """
 
 
@@ -35,17 +42,26 @@ class Served:
     ready_s: float
 
 
-@contextmanager
-def serve(home: Path) -> Iterator[Served]:
+def serve(home: Path) -> AbstractContextManager[Served]:
     """Start `python app.py` on a free port of this machine, and stop it as Ctrl+C does."""
+    return _started(_AS_INSTALLED, {"I2V_HOME": str(home)})
+
+
+def serve_bare() -> AbstractContextManager[Served]:
+    """Start what a page of i2v is compared with: one of Gradio with nothing on it but a button, "generate"."""
+    return _started(_BARE, {"GRADIO_ANALYTICS_ENABLED": "False"})
+
+
+@contextmanager
+def _started(program: str, environment: dict[str, str]) -> Iterator[Served]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     began = time.monotonic()
     app = subprocess.Popen(
-        [sys.executable, "-c", _AS_INSTALLED, "--port", str(port)],
+        [sys.executable, "-c", program, "--port", str(port)],
         cwd=ROOT,
-        env=os.environ | {"I2V_HOME": str(home)},
+        env=os.environ | environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
