@@ -38,7 +38,15 @@ def look_ahead(service: Service, fields: Mapping[str, Any], language: Language) 
     clip = _clip_words(values, fields["match_picture"] and not fields["image"], language)
     if ladder is None:
         return WORKING | {"clip": clip, "message": language.say(WORKING["message"])} | missing
-    return forecast_box(ladder, clip, language) | missing
+    return forecast_box(ladder, clip, language, _fits_in_all(service, values, ladder)) | missing
+
+
+def _fits_in_all(service: Service, values: Mapping[str, Any], ladder: Ladder) -> bool:
+    """Whether only the person's own limit is what the settings do not fit in."""
+    if ladder.chosen or values["vram_gib"] is None:
+        return False
+    unlimited = service.forecast(dict(values) | {"vram_gib": None}, (values["width"], values["height"]))
+    return unlimited is not None and unlimited.chosen is not None
 
 
 def _missing(service: Service, model: str, language: Language) -> dict[str, str]:
@@ -49,8 +57,11 @@ def _missing(service: Service, model: str, language: Language) -> dict[str, str]
     return {"missing": language.say("{model} is not downloaded yet.", model=state.preset.title)}
 
 
-def forecast_box(ladder: Ladder, clip: str, language: Language = ENGLISH) -> dict[str, Any]:
-    """Return the box of a ladder: its chosen rung, or its smallest one and what would fit instead."""
+def forecast_box(ladder: Ladder, clip: str, language: Language = ENGLISH, fits_in_all: bool = False) -> dict[str, Any]:
+    """Return the box of a ladder: its chosen rung, or its smallest one and what would fit instead.
+
+    `fits_in_all`: it would fit if the person did not limit the memory.
+    """
     rung = ladder.chosen or ladder.smallest
     peak, free, where = memory_that_decides(ladder, rung)
     state = verdict(ladder)
@@ -68,7 +79,7 @@ def forecast_box(ladder: Ladder, clip: str, language: Language = ENGLISH) -> dic
         "notes": [language.retell(f"{note[:1].upper()}{note[1:]}.") for note in ladder.notes],
     }
     if not ladder.chosen:
-        return box | _refusal(ladder, language)
+        return box | _refusal(ladder, language, fits_in_all)
     plan, approximate = rung.plan, "" if rung.plan.exact else language.say(", approximate")
     why = plan.reason.removeprefix(f"{plan.words()}: ")
     return box | {
@@ -78,8 +89,9 @@ def forecast_box(ladder: Ladder, clip: str, language: Language = ENGLISH) -> dic
     }
 
 
-def _refusal(ladder: Ladder, language: Language) -> dict[str, Any]:
-    offers = [
+def _refusal(ladder: Ladder, language: Language, fits_in_all: bool) -> dict[str, Any]:
+    offers = [{"words": language.say("Use all that is free"), "fields": {"vram_gib": ""}}] if fits_in_all else []
+    offers += [
         {
             "words": language.say("Use {settings}", settings=language.retell(suggestion.words)),
             "fields": changed_fields(ladder, suggestion),
