@@ -140,8 +140,7 @@ def _wire_jobs(page: gr.Blocks, form: Form, handlers: Handlers, parts: Parts) ->
     then_tick(parts.generate.click(handlers.start, fields, answers, **_QUIET))
     then_tick(parts.cancel.click(handlers.cancel, parts.job, None, **_TELLING))
     then_tick(parts.stop.click(handlers.stop, parts.job, None, **_TELLING))
-    wish = _TELLING | {"trigger_mode": "multiple"}  # what is wished while another wish is granted is not lost
-    then_tick(parts.result.select(handlers.use_result, parts.job, [parts.tabs, *form.filled], **wish))
+    then_tick(parts.result.select(handlers.use_result, parts.job, [parts.tabs, *form.filled], **_TELLING))
     then_tick(parts.history.select(handlers.open_past, None, [parts.job, parts.tabs], **_QUIET))
     parts.timer.tick(handlers.tick, [parts.job, parts.seen], shown, **_QUIET)
     then_tick(page.load(handlers.attach, parts.job, parts.job, **_QUIET))

@@ -9,9 +9,8 @@ function show() {
   if (!message) return;
   const block = field && document.getElementById(field);
   const seen = block?.checkVisibility() ? block : null;
-  const node = seen ? i2v.make("p", { className: "i2v-refusal", id: "i2v-refused" }) : home;
+  const node = seen ? i2v.make("p", { className: "i2v-refusal", id: "i2v-refused", role: "alert" }) : home;
   seen?.after(node);
-  node.setAttribute("role", "alert");
   node.hidden = false;
   node.textContent = message;
   node.scrollIntoView({ block: "nearest", behavior: i2v.calm() ? "auto" : "smooth" });
