@@ -10,7 +10,8 @@ In headless Chromium (I2V_TEST_BROWSER, "chromium" of the system, or Playwright'
 - tabs: of seven open at once, how many show a running job's progress move
 - idle: what the web process takes of a core and of memory, with a page open and without
 - overhead: seconds of a job through the app, against the same request run by the engine in a process of its own, turn
-  by turn, the median of each; and with a page open that shows it, by a browser that draws on the same cores
+  by turn, the median of each; what the web process takes of a core meanwhile, which is less noisy; and with a page
+  open that shows the job, by a browser that draws on the same cores
 
 Every figure has the bar that was set for it; --write keeps them in benchmarks/results/page-speed.json.
 """
@@ -288,12 +289,16 @@ def overhead(browser: Browser, app: Served, picture: Path, runs: int) -> dict[st
         alone = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         if alone.stdin is None or alone.stdout is None:
             raise SystemExit("the engine's process has no pipes")
-        through_app, with_page, engine_only = [], [], []
+        through_app, with_page, engine_only, web_share = [], [], [], []
+        web = psutil.Process(app.pid)
         for _ in range(runs):
             alone.stdin.write("go\n")
             alone.stdin.flush()
             engine_only.append(float(alone.stdout.readline()))
-            through_app.append(_seconds(app, submit(app, picture, **settings)))
+            job = submit(app, picture, **settings)
+            before = sum(web.cpu_times()[:2])
+            through_app.append(_seconds(app, job))
+            web_share.append((sum(web.cpu_times()[:2]) - before) / through_app[-1])
             job = submit(app, picture, **settings)
             page, _ = _visit(context, f"{app.url}/?job={job}")
             with_page.append(_seconds(app, job))
@@ -305,6 +310,7 @@ def overhead(browser: Browser, app: Served, picture: Path, runs: int) -> dict[st
         "job_engine_only_s": round(statistics.median(engine_only), 2),
         "job_through_app_s": round(statistics.median(through_app), 2),
         "overhead_percent": _added(through_app, engine_only),
+        "web_process_core_percent_during_a_job": round(100 * statistics.median(web_share), 1),
         "job_with_a_page_s": round(statistics.median(with_page), 2),
         "overhead_with_browser_on_the_same_cores_percent": _added(with_page, engine_only),
     }
