@@ -6,8 +6,8 @@ import argparse
 import sys
 
 from i2v.errors import I2VError
-from i2v.launch import LaunchOptions, launch
 from i2v.settings import Settings, set_up_logging
+from i2v.web.launch import LaunchOptions, launch
 
 
 def main() -> int:

@@ -28,7 +28,7 @@ if ! cmp -s requirements.txt .venv/installed.txt; then
   cp requirements.txt .venv/installed.txt
 fi
 
-.venv/bin/python -m i2v.startup
+.venv/bin/python -m i2v.cli.startup
 status=0
 .venv/bin/python -m i2v doctor || status=$?
 if [ "$check" = yes ]; then exit "$status"; fi

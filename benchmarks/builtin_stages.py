@@ -31,7 +31,7 @@ _FIRST_FRAMES = """
 import time; began = time.perf_counter()
 import torch
 from i2v.models.motion import Pipeline
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
 imported = time.perf_counter()
 preset = preset_named("motion")
 Pipeline.load(preset.shipped_folder, preset, torch.device("cpu"), torch.float32)
@@ -71,7 +71,7 @@ def stages(values: Mapping[str, int], runs: int) -> dict[str, float]:
     from i2v.media.image import fit_picture
     from i2v.models.base import cpu_generator
     from i2v.models.motion import Pipeline
-    from i2v.presets import preset_named
+    from i2v.presets.model_preset import preset_named
     from i2v.request import build_request
 
     preset = preset_named("motion")
@@ -120,7 +120,7 @@ def steps() -> dict[str, float]:
     from i2v.media.image import fit_picture
     from i2v.models.base import cpu_generator
     from i2v.models.motion import Pipeline
-    from i2v.presets import preset_named
+    from i2v.presets.model_preset import preset_named
     from i2v.request import build_request
 
     preset = preset_named("motion")

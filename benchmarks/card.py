@@ -26,13 +26,13 @@ from benchmarks.card_capped import Cap, capped_rows
 from benchmarks.card_forecast import CASES, Case, forecast_rows
 from benchmarks.meters import CardMeter, CountingMeter, Meter
 from benchmarks.random_model import SMALL, Architecture, random_pipeline, traced_forms
-from i2v import devices
 from i2v.engine import bench
 from i2v.engine.doors import free_cached_memory
-from i2v.memory.forms import ModelForms
+from i2v.machine import devices
+from i2v.memory.forecast.forms import ModelForms
+from i2v.memory.forecast.tables import shipped_forms, table_key
 from i2v.memory.plan import GIB
-from i2v.memory.tables import shipped_forms, table_key
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
 
 __all__ = ["PARTS", "main"]
 
@@ -74,7 +74,7 @@ def on_card() -> Setup:
     preset = preset_named(MODEL)
     forms = shipped_forms(preset)
     if forms is None:
-        raise SystemExit(f"no forecast table ships for {MODEL}; run: python -m i2v.memory.build_forms {MODEL} --ship")
+        raise SystemExit(f"no forecast table ships for {MODEL}; run: python -m i2v.models.build_forms {MODEL} --ship")
     context_bytes = _context_bytes()
     about = {
         "table_is_of_these_versions": forms.key == table_key(preset, preset.architecture),

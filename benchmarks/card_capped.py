@@ -17,16 +17,16 @@ import torch
 
 from benchmarks.card_forecast import noise_picture, request_of
 from benchmarks.meters import Meter
-from i2v import devices
 from i2v.engine.doors import Doors, free_cached_memory, is_out_of_memory, with_less_memory
 from i2v.engine.one_run import OneRun
 from i2v.engine.run import RunSpec
 from i2v.errors import I2VError
-from i2v.memory.forms import ModelForms
+from i2v.machine import devices
+from i2v.memory.forecast.forms import ModelForms
 from i2v.memory.ladder import Ladder
 from i2v.memory.plan import Machine
 from i2v.models.base import Conditions, ImageToVideo, cpu_generator
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
 from i2v.request import GenerationRequest
 
 __all__ = ["Cap", "capped_rows"]

@@ -18,8 +18,8 @@ from benchmarks.random_model import Architecture, random_pipeline
 from i2v.engine.doors import Doors, free_cached_memory, is_out_of_memory
 from i2v.errors import I2VError
 from i2v.memory.abilities import EXACT
-from i2v.memory.forecast import forecast
-from i2v.memory.forms import ModelForms
+from i2v.memory.forecast.forms import ModelForms
+from i2v.memory.forecast.peaks import forecast
 from i2v.memory.plan import Plan
 from i2v.models.base import ImageToVideo, cpu_generator
 from i2v.request import GenerationRequest, build_request

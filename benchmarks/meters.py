@@ -1,7 +1,8 @@
 """Measures what tensors take of a card, and makes a card smaller: a real one, or the CPU standing for one.
 
-On a card torch's own allocator is asked and limited. On the CPU storage is counted (i2v.memory.count), and an operation
-that goes over the limit runs out of memory as it would on a card. Knows nothing of models.
+On a card torch's own allocator is asked and limited. On the CPU storage is counted
+(i2v.memory.forecast.count), and an operation that goes over the limit runs out of memory as it would on a card. Knows
+nothing of models.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from i2v.memory.count import LiveStorage
+from i2v.memory.forecast.count import LiveStorage
 
 __all__ = ["CardMeter", "CountingMeter", "Meter"]
 

@@ -18,9 +18,9 @@ import torch
 from diffusers import DDIMScheduler
 from transformers import CLIPTokenizer
 
-from i2v.memory.forms import ModelForms
-from i2v.memory.precision import DTYPES, quantise
-from i2v.memory.trace import fake_tensors, find_peak_form
+from i2v.memory.forecast.forms import ModelForms
+from i2v.memory.forecast.trace import fake_tensors, find_peak_form
+from i2v.memory.weights.precision import DTYPES, quantise
 from i2v.models import i2vgen_xl_memory as family
 from i2v.models.i2vgen_xl import PictureEncoding, Pipeline
 

@@ -11,10 +11,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from i2v.memory.forecast.tables import shipped_forms
 from i2v.memory.ladder import Ladder
 from i2v.memory.plan import GIB, Machine, Plan
-from i2v.memory.tables import shipped_forms
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
 from i2v.request import GenerationRequest, build_request
 
 __all__ = ["END", "START", "Cell", "card_of", "cells", "markdown"]
@@ -81,7 +81,7 @@ def _cell(request: GenerationRequest, gib: int) -> Cell:
     preset = preset_named(MODEL)
     forms = shipped_forms(preset)
     if forms is None:
-        raise SystemExit(f"no forecast table ships for {MODEL}; run: python -m i2v.memory.build_forms {MODEL} --ship")
+        raise SystemExit(f"no forecast table ships for {MODEL}; run: python -m i2v.models.build_forms {MODEL} --ship")
     ladder = Ladder(request, preset, forms, card_of(gib))
     rung = ladder.chosen or ladder.smallest
     size = (request.width, request.height, request.num_frames)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from i2v.errors import InputError
-from i2v.presets import ModelPreset, load_presets, preset_named
+from i2v.presets.model_preset import ModelPreset, load_presets, preset_named
 
 __all__ = [
     "MAX_SEED",

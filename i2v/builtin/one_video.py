@@ -23,7 +23,7 @@ from i2v.builtin.trials import Ask
 from i2v.engine.run import Engine, RunSpec
 from i2v.media.image import fit_picture, save_png
 from i2v.media.video import read_frames
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
 from i2v.request import build_request, match_picture
 
 __all__ = ["Outcome", "VideoMaker", "agrees"]

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from i2v.builtin import words
-from i2v.vocabulary import words_of
+from i2v.presets.vocabulary import words_of
 
 __all__ = ["FILE", "build_vocabulary", "main"]
 

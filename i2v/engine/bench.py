@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-from i2v.memory.count import LiveStorage
-from i2v.memory.exact_unet import ExactForward
-from i2v.memory.pieces import first_pieces_only
-from i2v.memory.trace import fake_module, fake_tensors
-from i2v.memory.weights import weight_bytes
+from i2v.memory.exact.pieces import first_pieces_only
+from i2v.memory.exact.unet import ExactForward
+from i2v.memory.forecast.count import LiveStorage
+from i2v.memory.forecast.trace import fake_module, fake_tensors
+from i2v.memory.weights.parked import weight_bytes
 from i2v.models.i2vgen_xl_memory import build_component
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
 from i2v.request import parse_size
 
 __all__ = ["Row", "main", "reduced_row", "traced_row"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from i2v.memory.precision import DTYPES
-from i2v.memory.speed import known_rates, remember_rate
+from i2v.memory.forecast.speed import known_rates, remember_rate
+from i2v.memory.weights.precision import DTYPES
 
 __all__ = ["measure_card"]
 

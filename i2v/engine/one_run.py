@@ -21,13 +21,13 @@ from i2v import __version__
 from i2v.engine.checkpoint import load_latents, save_latents
 from i2v.engine.doors import Doors, stop_if_cancelled, with_less_memory
 from i2v.engine.frame_files import FrameFiles, write_last
+from i2v.engine.memory_watch import MemorySample, MemoryWatch
 from i2v.engine.preview import write_preview
 from i2v.engine.progress import ProgressClock, Stage
 from i2v.errors import GenerationError
 from i2v.media.formats import open_writer, poster
 from i2v.media.image import fit_picture, load_picture
 from i2v.memory.ladder import Rung, smaller_plans
-from i2v.memory.watch import MemorySample, MemoryWatch
 from i2v.models.base import Conditions, ImageToVideo, cpu_generator
 from i2v.request import GenerationRequest
 

@@ -16,20 +16,20 @@ from typing import Any
 import torch
 
 from i2v.engine.doors import free_cached_memory, is_out_of_memory, with_less_memory
+from i2v.engine.memory_watch import MemoryWatch
 from i2v.engine.one_run import OneRun, Report
 from i2v.engine.progress import Stage
 from i2v.errors import Cancelled, I2VError, OutOfMemoryError
-from i2v.memory.build_forms import forms_of
-from i2v.memory.experience import Experience
+from i2v.memory.forecast.experience import Experience
 from i2v.memory.ladder import Ladder, Rung, compute_precision
 from i2v.memory.plan import Machine, Plan
-from i2v.memory.precision import DTYPES, check_weights_are, quantise
-from i2v.memory.watch import MemoryWatch
-from i2v.memory.weights import weight_bytes
+from i2v.memory.weights.parked import weight_bytes
+from i2v.memory.weights.precision import DTYPES, check_weights_are, quantise
 from i2v.models import family
 from i2v.models.base import ImageToVideo
+from i2v.models.build_forms import forms_of
 from i2v.models.download import model_folder
-from i2v.presets import ModelPreset, preset_named
+from i2v.presets.model_preset import ModelPreset, preset_named
 from i2v.request import GenerationRequest
 
 __all__ = ["Engine", "RunSpec"]

@@ -19,12 +19,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, delete, func, insert, select, update
 
-from i2v.devices import process_started
 from i2v.errors import Cancelled, InputError, UnknownJobError, WorkerDiedError
 from i2v.jobs.database import open_engine, reading, writing
 from i2v.jobs.migrate import upgrade
 from i2v.jobs.model import ACTIVE, HELD, TERMINAL, Job, JobState, states_before
 from i2v.jobs.schema import JOBS
+from i2v.machine.devices import process_started
 
 __all__ = ["JobStore"]
 

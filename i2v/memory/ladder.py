@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from i2v.memory.abilities import APPROXIMATE, EXACT, precisions_of, refuse_unless_possible
-from i2v.memory.experience import Experience
-from i2v.memory.forecast import Forecast, forecast
-from i2v.memory.forms import ModelForms
+from i2v.memory.forecast.experience import Experience
+from i2v.memory.forecast.forms import ModelForms
+from i2v.memory.forecast.peaks import Forecast, forecast
 from i2v.memory.plan import GIB, Machine, Plan
-from i2v.presets import ModelPreset
+from i2v.presets.model_preset import ModelPreset
 from i2v.request import GenerationRequest, match_picture
 
 __all__ = ["Ladder", "Rung", "Suggestion", "compute_precision", "smaller_plans"]

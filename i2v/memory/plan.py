@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from i2v import devices
+from i2v.machine import devices
 from i2v.memory.abilities import APPROXIMATE
 from i2v.request import check_vram
 

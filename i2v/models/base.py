@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from i2v.memory.plan import Plan
-from i2v.presets import ModelPreset
+from i2v.presets.model_preset import ModelPreset
 from i2v.request import GenerationRequest
 
 __all__ = ["Conditions", "ImageToVideo", "cpu_generator", "draw_noise"]

@@ -19,10 +19,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from i2v.devices import folder_bytes
 from i2v.errors import Cancelled, ModelFilesError, StorageError
+from i2v.machine.devices import folder_bytes
 from i2v.models.files import check_folder
-from i2v.presets import HubSource, ModelPreset
+from i2v.presets.model_preset import HubSource, ModelPreset
 
 __all__ = ["alone", "download", "is_installed", "is_unfinished", "model_folder", "size_on_disk"]
 

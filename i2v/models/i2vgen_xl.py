@@ -31,15 +31,15 @@ from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from i2v.errors import ModelFilesError, NotFiniteError
-from i2v.memory.exact_unet import ExactForward, layers_in_order
-from i2v.memory.exact_vae import decode_in_bands, encode_in_bands
-from i2v.memory.placement import Placement
+from i2v.memory.exact.kl import decode_in_bands, encode_in_bands
+from i2v.memory.exact.unet import ExactForward, layers_in_order
 from i2v.memory.plan import Plan
+from i2v.memory.weights.placement import Placement
 from i2v.models.base import Conditions, ImageToVideo, draw_noise
 from i2v.models.files import component_folder
 from i2v.models.loading import load_scheduler, load_tokenizer, load_weights
 from i2v.models.text import encode_prompts, tokenize
-from i2v.presets import ModelPreset
+from i2v.presets.model_preset import ModelPreset
 from i2v.request import GenerationRequest
 
 __all__ = ["PictureEncoding", "Pipeline"]

@@ -18,10 +18,10 @@ import torch
 from diffusers import AutoencoderKL, I2VGenXLUNet
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from i2v.memory.exact_unet import ExactForward, layers_in_order
-from i2v.memory.exact_vae import decode_in_bands, encode_in_bands
-from i2v.memory.forms import Component, PeakForm, variables_of
-from i2v.memory.trace import Part, count_operations, fake_module, fake_tensors, find_peak_form
+from i2v.memory.exact.kl import decode_in_bands, encode_in_bands
+from i2v.memory.exact.unet import ExactForward, layers_in_order
+from i2v.memory.forecast.forms import Component, PeakForm, variables_of
+from i2v.memory.forecast.trace import Part, count_operations, fake_module, fake_tensors, find_peak_form
 
 __all__ = ["build_component", "component_sizes", "find_operations", "find_peaks", "levels_of", "scale_of"]
 

@@ -25,7 +25,7 @@ from i2v.models.base import Conditions, ImageToVideo, draw_noise
 from i2v.models.loading import load_config, load_tokenizer, load_weights
 from i2v.models.motion_render import CHANNELS, MotionRenderer
 from i2v.models.text import encode_prompts, tokenize
-from i2v.presets import ModelPreset
+from i2v.presets.model_preset import ModelPreset
 from i2v.request import GenerationRequest
 
 __all__ = [

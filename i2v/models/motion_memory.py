@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from i2v.memory.forms import PeakForm, variables_of
-from i2v.memory.trace import Part, count_operations, fake_module, fake_tensors, find_peak_form
+from i2v.memory.forecast.forms import PeakForm, variables_of
+from i2v.memory.forecast.trace import Part, count_operations, fake_module, fake_tensors, find_peak_form
 from i2v.models.i2vgen_xl_memory import build_component, component_sizes
 from i2v.models.motion_render import BUFFER_BYTES, BUFFER_BYTES_PER_PIXEL
 

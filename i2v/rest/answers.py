@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from i2v.jobs.model import JobState
-from i2v.presets import Bounds, Defaults
+from i2v.presets.model_preset import Bounds, Defaults
 from i2v.rest.refusals import ErrorBody
 from i2v.service import ModelState, Snapshot
 

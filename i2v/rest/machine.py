@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client.exposition import choose_encoder
 
 from i2v import __version__
-from i2v.presets import load_presets, preset_named
+from i2v.presets.model_preset import load_presets, preset_named
 from i2v.request import match_square
 from i2v.rest.answers import HealthAnswer, ModelAnswer, ModelsAnswer
 from i2v.rest.fields import field_schemas, request_values

@@ -9,8 +9,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from i2v import __version__, devices
+from i2v import __version__
 from i2v.jobs.model import JobState
+from i2v.machine import devices
 from i2v.service import Counts, Service
 
 __all__ = ["build_registry"]

@@ -10,9 +10,9 @@ from typing import Any
 
 import gradio as gr
 
-from i2v import devices
+from i2v.machine import devices
 from i2v.memory.abilities import precisions_of
-from i2v.tiers import Tier, load_tiers, tier_for
+from i2v.presets.tiers import Tier, load_tiers, tier_for
 from i2v.ui.language import Language, label
 
 __all__ = ["build_card_presets", "card_presets", "own_card_values", "preset_values"]

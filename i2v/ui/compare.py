@@ -9,11 +9,11 @@ from pydantic import Field
 
 from i2v.errors import InputError, UnknownJobError
 from i2v.service import Service, Snapshot
-from i2v.ui.calls import JOB_ID, Asked, checked_call
-from i2v.ui.drawn import build_drawn
 from i2v.ui.history import model_title
+from i2v.ui.html_part import build_drawn
 from i2v.ui.language import Language
 from i2v.ui.result import file_address
+from i2v.ui.script_calls import JOB_ID, Asked, checked_call
 
 __all__ = ["build_compare", "compare_jobs"]
 

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from i2v.errors import InputError
-from i2v.presets import first_problem
+from i2v.presets.model_preset import first_problem
 
 __all__ = ["GALLERY_FOLDER", "Example", "Gallery", "load_gallery", "shown_examples"]
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from i2v.errors import I2VError
-from i2v.memory.experience import Seconds
+from i2v.memory.forecast.experience import Seconds
 from i2v.memory.ladder import Ladder, Suggestion
 from i2v.memory.plan import GIB
-from i2v.outlook import memory_that_decides, verdict
 from i2v.service import Service
+from i2v.service.expectations import memory_that_decides, verdict
 from i2v.ui.form_values import forecast_values
 from i2v.ui.language import ENGLISH, Language
 

@@ -11,7 +11,7 @@ from gradio.components import Component
 from gradio.data_classes import ImageData
 
 from i2v.memory.abilities import APPROXIMATE
-from i2v.presets import ModelPreset, load_presets, preset_named
+from i2v.presets.model_preset import ModelPreset, load_presets, preset_named
 from i2v.service import Service
 from i2v.ui.example_gallery import Example, Gallery
 from i2v.ui.language import ENGLISH, Language, label

@@ -7,11 +7,13 @@ from typing import Any
 
 import gradio as gr
 
-from i2v import devices
 from i2v.errors import InputError
-from i2v.presets import preset_named
+from i2v.machine import devices
+from i2v.presets.model_preset import preset_named
+from i2v.presets.vocabulary import prompt_note
 from i2v.service import Service
 from i2v.ui.card_presets import card_presets, own_card_values, preset_values
+from i2v.ui.error_messages import told
 from i2v.ui.example_gallery import load_gallery
 from i2v.ui.forecast_box import look_ahead
 from i2v.ui.form import Form
@@ -20,8 +22,6 @@ from i2v.ui.framing import frame_picture
 from i2v.ui.language import language_of
 from i2v.ui.parts import Parts
 from i2v.ui.quality import quality_choice, quality_values
-from i2v.ui.told import told
-from i2v.vocabulary import prompt_note
 
 __all__ = ["FormHandlers"]
 

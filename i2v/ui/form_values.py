@@ -9,7 +9,7 @@ from typing import Any
 
 from i2v.errors import InputError
 from i2v.media.image import load_picture
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
 from i2v.request import match_picture
 
 __all__ = ["forecast_values", "picture_size", "request_values", "swapped_sides"]

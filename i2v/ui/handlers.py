@@ -12,13 +12,13 @@ from i2v.errors import I2VError, InputError
 from i2v.jobs.model import JobState
 from i2v.service import Service, Snapshot
 from i2v.ui.error_card import refusal_card
+from i2v.ui.error_messages import told
 from i2v.ui.form import Form
 from i2v.ui.form_values import picture_size, request_values
 from i2v.ui.language import Language, language_of
 from i2v.ui.panel import Seen, idle_panel, job_panel
 from i2v.ui.parts import Parts
 from i2v.ui.result import NOTHING_YET, result_box
-from i2v.ui.told import told
 
 __all__ = ["NOT_REFUSED", "Handlers"]
 

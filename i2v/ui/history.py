@@ -11,12 +11,12 @@ import gradio as gr
 from pydantic import Field
 
 from i2v.jobs.model import JobState
-from i2v.presets import load_presets
+from i2v.presets.model_preset import load_presets
 from i2v.service import Service, Snapshot
-from i2v.ui.calls import JOB_ID, Asked, checked_call
-from i2v.ui.drawn import build_drawn
+from i2v.ui.html_part import build_drawn
 from i2v.ui.language import Language
 from i2v.ui.result import file_address
+from i2v.ui.script_calls import JOB_ID, Asked, checked_call
 
 __all__ = ["JobAsked", "build_history", "history_card"]
 

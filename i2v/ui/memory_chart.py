@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from i2v import devices
+from i2v.machine import devices
 from i2v.service import Snapshot
 from i2v.ui.language import ENGLISH, Language
 from i2v.ui.run_words import peak_words

@@ -13,15 +13,15 @@ import gradio as gr
 from pydantic import Field, ValidationError
 
 from i2v.errors import I2VError, InputError
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
 from i2v.service import ModelState, Service
-from i2v.shelf import DownloadState
-from i2v.ui.calls import Asked, checked_call
-from i2v.ui.drawn import build_drawn
+from i2v.service.installed_models import DownloadState
+from i2v.ui.error_messages import told
 from i2v.ui.form import Form, model_choices
+from i2v.ui.html_part import build_drawn
 from i2v.ui.language import Language, language_of
 from i2v.ui.parts import Parts
-from i2v.ui.told import told
+from i2v.ui.script_calls import Asked, checked_call
 
 __all__ = ["ModelsPart", "build_models", "model_card", "sentence", "wire_models"]
 

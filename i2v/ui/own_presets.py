@@ -9,9 +9,9 @@ from typing import Any
 import gradio as gr
 
 from i2v.service import Service
+from i2v.ui.error_messages import told
 from i2v.ui.form import Form
 from i2v.ui.language import label
-from i2v.ui.told import told
 
 __all__ = ["OwnPresets", "build_own_presets"]
 

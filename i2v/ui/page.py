@@ -11,7 +11,6 @@ from i2v.service import Service
 from i2v.ui.card_presets import build_card_presets
 from i2v.ui.client_api import add_client_api
 from i2v.ui.compare import build_compare
-from i2v.ui.drawn import build_drawn
 from i2v.ui.example_gallery import GALLERY_FOLDER, shown_examples
 from i2v.ui.forecast_box import MOST_SUGGESTIONS, WORKING
 from i2v.ui.form import Form
@@ -19,6 +18,7 @@ from i2v.ui.form_handlers import FormHandlers
 from i2v.ui.framing import NO_PICTURE
 from i2v.ui.handlers import NOT_REFUSED, Handlers
 from i2v.ui.history import build_history
+from i2v.ui.html_part import build_drawn
 from i2v.ui.language import label
 from i2v.ui.models_part import wire_models
 from i2v.ui.own_presets import build_own_presets

@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from i2v.errors import InputError
 from i2v.jobs.model import JobState
 from i2v.service import Service, Snapshot
-from i2v.ui.calls import JOB_ID, Asked, checked_call
-from i2v.ui.drawn import build_drawn
+from i2v.ui.html_part import build_drawn
 from i2v.ui.language import ENGLISH, Language
 from i2v.ui.memory_chart import job_memory, machine_memory
 from i2v.ui.run_words import plan_words, step_down_sentence
+from i2v.ui.script_calls import JOB_ID, Asked, checked_call
 
 __all__ = ["Seen", "build_panel", "idle_panel", "job_panel"]
 

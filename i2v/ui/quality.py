@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
 from i2v.ui.language import Language, label
 
 __all__ = ["build_quality", "quality_choice", "quality_values"]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from i2v.devices import Gpu
+from i2v.machine.devices import Gpu
 from i2v.service import ModelState, Service, WorkerState
 
 __all__ = ["bug_report", "without_names"]

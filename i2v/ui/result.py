@@ -14,11 +14,11 @@ from pydantic import Field
 
 from i2v.jobs.model import JobState
 from i2v.service import Service, Snapshot
-from i2v.ui.calls import JOB_ID, Asked, checked_call
-from i2v.ui.drawn import build_drawn
 from i2v.ui.error_card import error_card
+from i2v.ui.html_part import build_drawn
 from i2v.ui.language import Language
 from i2v.ui.run_words import run_facts
+from i2v.ui.script_calls import JOB_ID, Asked, checked_call
 
 __all__ = ["NOTHING_YET", "build_result", "file_address", "result_box"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from i2v.presets import load_presets
+from i2v.presets.model_preset import load_presets
 from i2v.ui.language import ENGLISH, Language
 
 __all__ = ["peak_words", "plan_words", "run_facts", "seconds_words", "step_down_sentence"]

@@ -10,13 +10,13 @@ from typing import Any
 
 import gradio as gr
 
-from i2v.presets import load_presets
+from i2v.presets.model_preset import load_presets
 from i2v.service import Service
-from i2v.ui.calls import Asked, checked_call
-from i2v.ui.drawn import build_drawn
+from i2v.ui.html_part import build_drawn
 from i2v.ui.language import Language
 from i2v.ui.models_part import build_models, sentence
 from i2v.ui.report import bug_report, without_names
+from i2v.ui.script_calls import Asked, checked_call
 
 __all__ = ["MachinePart", "build_machine", "build_system"]
 

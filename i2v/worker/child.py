@@ -16,10 +16,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from i2v import devices
 from i2v.errors import GenerationError, I2VError, InputError, OutOfMemoryError, StorageError
 from i2v.log_file import LogFile
-from i2v.memory.experience import Experience
+from i2v.machine import devices
+from i2v.memory.forecast.experience import Experience
 from i2v.request import GenerationRequest
 from i2v.settings import Settings, set_up_logging
 from i2v.worker.protocol import Event, MessageWriter, read_messages

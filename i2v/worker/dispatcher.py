@@ -16,10 +16,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from i2v import devices
 from i2v.errors import Cancelled, I2VError, StorageError, WorkerDiedError
 from i2v.jobs.model import Job, JobState
 from i2v.jobs.store import JobStore
+from i2v.machine import devices
 from i2v.settings import Settings
 from i2v.worker.executor import Executor
 from i2v.worker.past_runs import past_experience

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from i2v.jobs.store import JobStore
-from i2v.memory.experience import Experience
+from i2v.memory.forecast.experience import Experience
 from i2v.memory.ladder import Ladder, compute_precision
 from i2v.memory.plan import Machine
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
 from i2v.request import GenerationRequest
 from i2v.worker.past_runs import past_experience
 from i2v.worker.tracer import Tracer

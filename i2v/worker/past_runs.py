@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from i2v import devices
 from i2v.errors import StorageError
 from i2v.jobs.model import JobState
 from i2v.jobs.store import JobStore
-from i2v.memory.experience import Experience
-from i2v.memory.speed import known_rates
+from i2v.machine import devices
+from i2v.memory.forecast.experience import Experience
+from i2v.memory.forecast.speed import known_rates
 
 __all__ = ["past_experience"]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psutil
 
-from i2v.memory.forms import ModelForms
-from i2v.memory.tables import find_forms, shipped_forms
+from i2v.memory.forecast.forms import ModelForms
+from i2v.memory.forecast.tables import find_forms, shipped_forms
 from i2v.models.download import model_folder
-from i2v.presets import ModelPreset
+from i2v.presets.model_preset import ModelPreset
 
 __all__ = ["Tracer"]
 
@@ -81,7 +81,7 @@ class Tracer:
             "CUDA_VISIBLE_DEVICES": "",  # tracing needs no card, and must not take memory on one
             "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
         }
-        command = [sys.executable, "-m", "i2v.memory.build_forms", preset.name, "--precision", precision]
+        command = [sys.executable, "-m", "i2v.models.build_forms", preset.name, "--precision", precision]
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from i2v.devices import process_started
 from i2v.jobs.model import JobState
 from i2v.jobs.store import JobStore
+from i2v.machine.devices import process_started
 
 Say = Callable[[str], None]
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from i2v.devices import process_started
 from i2v.errors import I2VError, OutOfMemoryError
 from i2v.jobs.model import JobState
 from i2v.jobs.store import JobStore
+from i2v.machine.devices import process_started
 from i2v.media.formats import open_writer
 from i2v.request import build_request
 from i2v.settings import Settings

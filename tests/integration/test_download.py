@@ -19,7 +19,7 @@ import pytest
 from i2v.errors import Cancelled, I2VError, ModelFilesError, StorageError
 from i2v.models import download as module
 from i2v.models.download import download, is_installed, model_folder
-from i2v.presets import ModelPreset, preset_named
+from i2v.presets.model_preset import ModelPreset, preset_named
 from tests.fake_hub import COMMIT, FakeHub
 
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
@@ -129,7 +129,7 @@ def test_broken_connection_goes_on_in_the_same_call(hub: FakeHub, preset: ModelP
 def test_download_survives_kill_9(hub: FakeHub, preset: ModelPreset, tmp_path: Path) -> None:
     hub.seconds_per_block = 0.02
     code = (
-        "import pathlib, sys; from i2v.models import download; from i2v.presets import ModelPreset\n"
+        "import pathlib, sys; from i2v.models import download; from i2v.presets.model_preset import ModelPreset\n"
         "download._READ_BYTES = 4096\n"
         "preset = ModelPreset.model_validate_json(sys.argv[1])\n"
         "download.download(preset, pathlib.Path(sys.argv[2]), lambda done, total: None, lambda: False)"

@@ -213,7 +213,7 @@ def test_a_model_of_another_architecture_is_traced_in_a_process_of_its_own(
     traced: tuple[Path, dict[str, Any], float, set[str]],
 ) -> None:
     _, found, seconds, seen = traced
-    assert any("i2v.memory.build_forms i2vgen-xl --precision fp32" in command for command in seen)
+    assert any("i2v.models.build_forms i2vgen-xl --precision fp32" in command for command in seen)
     assert found["rungs"][0]["weights_bytes"] < 4 << 20  # the preset's has 10 GB
     assert 5 < seconds < 120  # of a processor; two processes share it, so a minute where two cores are free
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 import i2v
-from i2v.devices import process_exists
 from i2v.jobs.model import JobState
 from i2v.jobs.store import JobStore
+from i2v.machine.devices import process_exists
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its processes to start many quickly")
 

@@ -17,17 +17,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from i2v import library as module
 from i2v.errors import InputError, StorageError, UnknownJobError
 from i2v.jobs.model import Job, JobState
 from i2v.jobs.store import JobStore
-from i2v.library import Library
 from i2v.media.formats import open_writer, read_request
 from i2v.media.image import load_picture, picture_sha256, save_png
 from i2v.media.metadata import metadata_text
 from i2v.media.video import read_frames
 from i2v.request import build_request
 from i2v.service import Snapshot
+from i2v.service import library as module
+from i2v.service.library import Library
 from i2v.settings import Settings
 
 SIZE = (96, 64)

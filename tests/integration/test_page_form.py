@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
 from tests.integration import test_page as pages
 
 browser, page, app = pages.browser, pages.page, pages.app  # the same fixtures as the other tests of the page

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
 from tests import fake_hub
 from tests.integration import test_page as pages
 from tests.small_checkpoint import save_small_checkpoint

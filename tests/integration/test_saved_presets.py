@@ -10,8 +10,8 @@ import pytest
 
 from i2v.errors import InputError
 from i2v.jobs.store import JobStore
+from i2v.presets.saved import KEPT_FIELDS, SavedPresets
 from i2v.request import GenerationRequest
-from i2v.saved_presets import KEPT_FIELDS, SavedPresets
 
 VALUES: dict[str, Any] = {
     "short_side_px": 256,

@@ -10,12 +10,12 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from i2v import shelf as module
 from i2v.errors import I2VError, InputError
 from i2v.jobs.store import JobStore
 from i2v.models import download
-from i2v.presets import ModelPreset, load_presets, preset_named
-from i2v.shelf import DownloadState, ModelShelf
+from i2v.presets.model_preset import ModelPreset, load_presets, preset_named
+from i2v.service import installed_models as module
+from i2v.service.installed_models import DownloadState, ModelShelf
 from tests.fake_hub import COMMIT, FakeHub
 
 NAME = "i2vgen-xl"

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
 from i2v.worker import tracer as module
 from i2v.worker.tracer import Tracer
 

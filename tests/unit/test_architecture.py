@@ -12,13 +12,16 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "i2v"
 ROWS = [
-    {"errors", "request", "presets", "settings", "tiers", "vocabulary", "log_file"},
-    {"media", "jobs", "devices", "saved_presets", "machine_facts", "disk_use"},
-    {"models", "memory", "engine", "builtin"},
+    {"errors", "settings", "log_file"},
+    {"machine", "media", "jobs"},
+    {"presets", "request"},
+    {"memory"},
+    {"models"},
+    {"engine"},
+    {"builtin"},
     {"worker"},
-    {"library", "shelf", "outlook"},
     {"service"},
-    {"ui", "rest", "api", "cli", "cli_forecast", "cli_machine", "launch", "startup", "__main__"},
+    {"rest", "ui", "cli", "web", "__main__"},
 ]
 
 
@@ -51,7 +54,7 @@ def test_imports_point_to_the_same_row_or_above(path: Path) -> None:
     assert not wrong, f"{path} imports {wrong} from below"
 
 
-@pytest.mark.parametrize("module", ["i2v.service", "i2v.cli", "i2v.api", "i2v.launch", "i2v.startup"])
+@pytest.mark.parametrize("module", ["i2v.service", "i2v.cli.main", "i2v.web.app", "i2v.web.launch", "i2v.cli.startup"])
 def test_the_web_process_never_imports_torch(module: str) -> None:
     code = f"import {module}, sys; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -63,7 +66,7 @@ def test_building_and_updating_the_page_never_imports_torch(home: Path) -> None:
 import sys
 from i2v.service import Service
 from i2v.settings import Settings
-from i2v.api import create_app
+from i2v.web.app import create_app
 from i2v.ui.language import languages
 from i2v.ui.panel import idle_panel
 service = Service(Settings.from_environment())

@@ -11,17 +11,17 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from i2v.devices import Gpu
 from i2v.errors import InputError
-from i2v.memory.experience import Seconds
+from i2v.machine.devices import Gpu
+from i2v.memory.forecast.experience import Seconds
+from i2v.memory.forecast.tables import shipped_forms
 from i2v.memory.ladder import Ladder
 from i2v.memory.plan import GIB, Machine
-from i2v.memory.tables import shipped_forms
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
+from i2v.presets.tiers import load_tiers
 from i2v.request import build_request
 from i2v.service import Service
 from i2v.settings import Settings
-from i2v.tiers import load_tiers
 from i2v.ui.card_presets import card_presets, preset_values
 from i2v.ui.forecast_box import MOST_SUGGESTIONS, forecast_box, time_words
 from i2v.ui.form import Form

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from i2v import devices
-from i2v.devices import Gpu, first_visible_gpu
+from i2v.machine import devices
+from i2v.machine.devices import Gpu, first_visible_gpu
 from i2v.ui.language import ENGLISH
 from i2v.ui.panel import idle_panel
 

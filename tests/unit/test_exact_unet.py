@@ -10,12 +10,12 @@ import pytest
 import torch
 from diffusers import I2VGenXLUNet
 
-from i2v.memory.count import LiveStorage
-from i2v.memory.exact_unet import ExactForward, layers_in_order
-from i2v.memory.pieces import first_pieces_only
-from i2v.memory.trace import fake_module, fake_tensors
+from i2v.memory.exact.pieces import first_pieces_only
+from i2v.memory.exact.unet import ExactForward, layers_in_order
+from i2v.memory.forecast.count import LiveStorage
+from i2v.memory.forecast.trace import fake_module, fake_tensors
 from i2v.models.i2vgen_xl_memory import build_component
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
 
 GIB = 1 << 30
 
@@ -110,7 +110,7 @@ def test_the_layers_in_order_hold_every_weight_once() -> None:
 @torch.inference_mode()
 def test_large_common_offsets_do_not_cancel_in_the_statistics() -> None:
     """Group norm over values far from zero, where the naive sum of squares would lose every digit."""
-    from i2v.memory.group_norm import GroupStatistics
+    from i2v.memory.exact.group_norm import GroupStatistics
 
     norm = torch.nn.GroupNorm(4, 16).requires_grad_(False)
     values = torch.randn(3, 16, 7, 9) + 1000

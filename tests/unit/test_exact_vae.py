@@ -11,10 +11,10 @@ from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 
-from i2v.memory.count import LiveStorage
-from i2v.memory.exact_vae import decode_in_bands, encode_in_bands
-from i2v.memory.pieces import first_pieces_only
-from i2v.memory.trace import fake_module, fake_tensors
+from i2v.memory.exact.kl import decode_in_bands, encode_in_bands
+from i2v.memory.exact.pieces import first_pieces_only
+from i2v.memory.forecast.count import LiveStorage
+from i2v.memory.forecast.trace import fake_module, fake_tensors
 
 GIB = 1 << 30
 ROWS = [1, 2, 3, 7, 1000, None]

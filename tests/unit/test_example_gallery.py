@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 
 from i2v.errors import InputError
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
+from i2v.presets.vocabulary import prompt_note
 from i2v.request import build_request
 from i2v.ui import example_gallery
 from i2v.ui.example_gallery import GALLERY_FOLDER, Example, load_gallery
-from i2v.vocabulary import prompt_note
 
 GALLERY = load_gallery()
 

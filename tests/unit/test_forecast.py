@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-from i2v.memory.count import LiveStorage
-from i2v.memory.exact_unet import ExactForward
-from i2v.memory.experience import Experience, RunRecord
-from i2v.memory.forecast import forecast
-from i2v.memory.forms import ModelForms, PeakForm, product_value, variables_of
+from i2v.memory.exact.unet import ExactForward
+from i2v.memory.forecast.count import LiveStorage
+from i2v.memory.forecast.experience import Experience, RunRecord
+from i2v.memory.forecast.forms import ModelForms, PeakForm, product_value, variables_of
+from i2v.memory.forecast.peaks import forecast
+from i2v.memory.forecast.tables import architecture_of, find_forms, shipped_forms, table_key
+from i2v.memory.forecast.trace import Part, find_peak_form
 from i2v.memory.plan import GIB, Plan
-from i2v.memory.tables import architecture_of, find_forms, shipped_forms, table_key
-from i2v.memory.trace import Part, find_peak_form
 from i2v.models import i2vgen_xl_memory
 from i2v.models.download import model_folder
 from i2v.models.i2vgen_xl_memory import build_component
-from i2v.presets import load_presets, preset_named
+from i2v.presets.model_preset import load_presets, preset_named
 from i2v.request import GenerationRequest, build_request
 
 SMALL_UNET: dict[str, Any] = {
@@ -134,7 +134,7 @@ def test_the_peak_form_of_a_known_program_is_its_peak() -> None:
 
 @pytest.mark.parametrize("preset", load_presets().values(), ids=lambda preset: preset.name)
 def test_the_shipped_table_is_that_of_this_code_and_these_versions(preset: Any, tmp_path: Any) -> None:
-    """When this fails: python -m i2v.memory.build_forms NAME --ship."""
+    """When this fails: python -m i2v.models.build_forms NAME --ship."""
     forms = shipped_forms(preset)
     assert forms is not None
     assert forms.key == table_key(preset, architecture_of(preset, model_folder(preset, tmp_path)))

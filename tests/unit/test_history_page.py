@@ -13,10 +13,10 @@ import pytest
 from i2v.errors import UnknownJobError
 from i2v.jobs.model import Job, JobState
 from i2v.service import Service, Snapshot
-from i2v.ui.calls import Asked, checked_call
 from i2v.ui.compare import compare_jobs
 from i2v.ui.history import build_history, history_card
 from i2v.ui.language import ENGLISH, language_named
+from i2v.ui.script_calls import Asked, checked_call
 
 CHINESE = language_named("zh-CN")
 REQUEST = {

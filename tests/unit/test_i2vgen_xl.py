@@ -24,7 +24,7 @@ from i2v.models.base import cpu_generator, draw_noise
 from i2v.models.files import check_folder
 from i2v.models.i2vgen_xl import Pipeline
 from i2v.models.loading import load_scheduler
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
 from i2v.request import GenerationRequest, build_request
 from tests.small_checkpoint import save_small_checkpoint
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from i2v import devices
 from i2v.errors import InputError
-from i2v.memory.experience import Experience
-from i2v.memory.forecast import forecast
-from i2v.memory.forms import ModelForms
+from i2v.machine import devices
+from i2v.memory.forecast.experience import Experience
+from i2v.memory.forecast.forms import ModelForms
+from i2v.memory.forecast.peaks import forecast
+from i2v.memory.forecast.tables import shipped_forms
 from i2v.memory.ladder import Ladder, Rung
 from i2v.memory.plan import GIB, Machine, Plan
-from i2v.memory.tables import shipped_forms
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
 from i2v.request import GenerationRequest, build_request
 
 FASTEST_FIRST = ["resident", "turns", "chunks", "streamed", "parked"]

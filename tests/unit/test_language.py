@@ -13,8 +13,8 @@ from i2v import errors
 from i2v.errors import InputError
 from i2v.jobs.database import _REFUSALS
 from i2v.media import part, sniff
-from i2v.presets import load_presets
-from i2v.tiers import load_tiers
+from i2v.presets.model_preset import load_presets
+from i2v.presets.tiers import load_tiers
 from i2v.ui.language import ENGLISH, Language, language_named, languages, texts_in_scripts
 
 PACKAGE = Path(errors.__file__).parent
@@ -22,7 +22,7 @@ CHINESE = languages()["zh-CN"]
 KNOWN = CHINESE._catalogue
 ERRORS = set(errors.__all__) | {"_refusal"}
 # Their errors are for a terminal, for programs, or for those who develop i2v; the page never shows them.
-ELSEWHERE = ("cli", "builtin/", "rest/", "engine/bench", "launch", "startup", "settings", "ui/client_api")
+ELSEWHERE = ("cli/", "builtin/", "rest/", "engine/bench", "web/launch", "settings", "ui/client_api")
 HOLE = re.compile(r"\{\w*(:\w+)?\}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from i2v.launch import _listen
+from i2v.web.launch import _listen
 
 
 def test_small_answers_are_sent_at_once() -> None:

@@ -7,7 +7,7 @@ import re
 
 from i2v.builtin.card import CARD, END, START, tables
 from i2v.builtin.evaluate import RECORDED
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
 
 
 def test_the_tables_are_those_of_the_recorded_evaluation() -> None:

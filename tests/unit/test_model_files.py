@@ -14,7 +14,7 @@ import pytest
 from i2v.errors import ModelFilesError
 from i2v.models.download import download, is_installed, model_folder, size_on_disk
 from i2v.models.files import check_folder
-from i2v.presets import ModelPreset, load_presets, preset_named
+from i2v.presets.model_preset import ModelPreset, load_presets, preset_named
 
 # What the pinned commit of ali-vilab/i2vgen-xl holds, from its page on the hub.
 _PARTS = {
@@ -129,7 +129,8 @@ def test_every_preset_from_the_hub_is_pinned_to_a_commit_and_says_its_licence() 
 
 def test_looking_at_models_needs_no_torch() -> None:
     code = (
-        "import sys, pathlib; from i2v.models.download import is_installed; from i2v.presets import load_presets\n"
+        "import sys, pathlib; from i2v.models.download import is_installed\n"
+        "from i2v.presets.model_preset import load_presets\n"
         "print([is_installed(p, pathlib.Path('/nowhere')) for p in load_presets().values()])\n"
         "sys.exit(any(m in sys.modules for m in ('torch', 'huggingface_hub', 'gradio')))"
     )

@@ -15,7 +15,7 @@ from i2v.models.base import cpu_generator
 from i2v.models.motion import Pipeline, even_motion, look_at, windows
 from i2v.models.motion_render import CHANNELS, MotionRenderer
 from i2v.models.prompt_length import measure_prompt
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
 from i2v.request import build_request
 
 SIZE = 8

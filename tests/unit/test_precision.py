@@ -12,8 +12,8 @@ from torch import nn
 
 from i2v.errors import GenerationError, InputError
 from i2v.memory.abilities import APPROXIMATE, EXACT, precisions_of, refuse_unless_possible
-from i2v.memory.precision import DTYPES, check_weights_are, quantise
-from i2v.memory.weights import weight_bytes
+from i2v.memory.weights.parked import weight_bytes
+from i2v.memory.weights.precision import DTYPES, check_weights_are, quantise
 from tests import small_checkpoint
 from tests.unit.test_weights import made, unet_inputs
 

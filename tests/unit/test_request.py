@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from i2v.errors import GenerationError, I2VError, InputError, OutOfMemoryError
-from i2v.presets import load_presets, preset_named
+from i2v.presets.model_preset import load_presets, preset_named
 from i2v.request import GenerationRequest, build_request, match_picture, parse_size
 
 PHOTO = (451, 300)

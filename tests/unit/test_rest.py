@@ -16,9 +16,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from i2v import errors
-from i2v.devices import Gpu
 from i2v.errors import I2VError, InputError, StorageError
 from i2v.jobs.model import Job, JobState
+from i2v.machine.devices import Gpu
 from i2v.request import GenerationRequest
 from i2v.rest.answers import JobAnswer, job_answer
 from i2v.rest.events import next_revision, revisions, stream
@@ -279,7 +279,9 @@ def test_totals_count_runs_and_the_seconds_of_their_stages() -> None:
 
 
 def test_metrics_name_jobs_by_state_and_cards_by_size(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("i2v.devices.gpus", lambda: [Gpu(0, "Card", "1.0", 8 << 30, 3 << 30, uuid="GPU-private")])
+    monkeypatch.setattr(
+        "i2v.machine.devices.gpus", lambda: [Gpu(0, "Card", "1.0", 8 << 30, 3 << 30, uuid="GPU-private")]
+    )
     service._store.submit({"prompt": "private"}, "private.jpg", "web")
     web = client(service)
     text = web.get("/metrics").text

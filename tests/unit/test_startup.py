@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from i2v.devices import Gpu
+from i2v.cli.startup import RuleOfThumb, describe_start, rule_of_thumb
+from i2v.machine.devices import Gpu
 from i2v.settings import Settings
-from i2v.startup import RuleOfThumb, describe_start, rule_of_thumb
 
 MIB = 1 << 20
 TURING, AMPERE = (7, 5), (8, 6)

@@ -13,15 +13,15 @@ import torch
 
 from i2v.engine import one_run
 from i2v.engine.doors import SpillWatch, is_out_of_memory, with_less_memory
+from i2v.engine.memory_watch import MemorySample, MemoryWatch
 from i2v.engine.one_run import OneRun
 from i2v.engine.run import Engine, RunSpec
 from i2v.errors import OutOfMemoryError
-from i2v.memory.forecast import Forecast
+from i2v.memory.forecast.peaks import Forecast
 from i2v.memory.ladder import Rung, smaller_plans
 from i2v.memory.plan import Plan
-from i2v.memory.watch import MemorySample, MemoryWatch
 from i2v.models.i2vgen_xl import Pipeline
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
 from i2v.request import build_request
 
 STEPS, FRAMES = 3, 5

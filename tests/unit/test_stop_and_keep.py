@@ -22,7 +22,7 @@ from i2v.engine.run import Engine, RunSpec
 from i2v.errors import Cancelled, OutOfMemoryError
 from i2v.media.formats import read_request
 from i2v.media.video import read_frames
-from i2v.memory.experience import RunRecord
+from i2v.memory.forecast.experience import RunRecord
 from i2v.models.motion import Pipeline
 from tests.unit.test_engine import make_spec
 

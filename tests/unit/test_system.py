@@ -9,17 +9,17 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from i2v.devices import Gpu
 from i2v.errors import InputError, ModelFilesError
-from i2v.machine_facts import MachineFacts
-from i2v.presets import preset_named
+from i2v.machine.devices import Gpu
+from i2v.machine.facts import MachineFacts
+from i2v.presets.model_preset import preset_named
 from i2v.service import ModelState, Service, WorkerState
+from i2v.service.installed_models import DownloadState
 from i2v.settings import Settings
-from i2v.shelf import DownloadState
-from i2v.ui.calls import Asked
 from i2v.ui.language import ENGLISH, languages
 from i2v.ui.models_part import ModelsPart, build_models, model_card
 from i2v.ui.report import bug_report, without_names
+from i2v.ui.script_calls import Asked
 from i2v.ui.system import MachinePart, build_machine
 
 CHINESE = languages()["zh-CN"]

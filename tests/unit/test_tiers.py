@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from i2v.errors import InputError
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
+from i2v.presets.tiers import load_tiers, tier_for
 from i2v.request import build_request
-from i2v.tiers import load_tiers, tier_for
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20

@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from i2v.builtin import train
 from i2v.models.motion import Pipeline
-from i2v.presets import preset_named
+from i2v.presets.model_preset import preset_named
 
 
 def arguments(folder: Path, **changes: Any) -> argparse.Namespace:

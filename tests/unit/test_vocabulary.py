@@ -13,8 +13,8 @@ from i2v.builtin import words
 from i2v.builtin.phrases import draw_instruction
 from i2v.builtin.vocabulary_file import FILE, build_vocabulary
 from i2v.errors import ModelFilesError
-from i2v.presets import preset_named
-from i2v.vocabulary import PromptWords, prompt_note, read_prompt, words_of
+from i2v.presets.model_preset import preset_named
+from i2v.presets.vocabulary import PromptWords, prompt_note, read_prompt, words_of
 
 MOTION = preset_named("motion")
 MADE_UP = re.compile(r"([bcdfghklmnprstvwz][aeiou]){1,4}")  # words that phrases.py makes up

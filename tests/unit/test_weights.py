@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from i2v.memory.count import LiveStorage
-from i2v.memory.exact_unet import ExactForward, layers_in_order
-from i2v.memory.masters import MainMemory, plain_tensors
-from i2v.memory.precision import quantise
-from i2v.memory.weights import LayerStream, ParkedWeights, stream_leaves, weight_bytes
+from i2v.memory.exact.unet import ExactForward, layers_in_order
+from i2v.memory.forecast.count import LiveStorage
+from i2v.memory.weights.masters import MainMemory, plain_tensors
+from i2v.memory.weights.parked import LayerStream, ParkedWeights, stream_leaves, weight_bytes
+from i2v.memory.weights.precision import quantise
 from i2v.models.text import encode_prompts
 from tests import small_checkpoint
 

@@ -1,0 +1,117 @@
+"""The commands `forecast` and `bench` of the command line: what will it take, and what does i2v save."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from i2v.errors import GenerationError
+from i2v.memory.ladder import Ladder
+from i2v.memory.plan import GIB
+from i2v.presets.model_preset import load_presets, preset_named
+from i2v.request import build_request, match_square, parse_size
+from i2v.service import Service
+from i2v.settings import Settings
+
+__all__ = ["add_commands"]
+
+_BENCH_MODEL = "i2vgen-xl"
+
+
+def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add both commands to the parser."""
+    forecast = commands.add_parser("forecast", parents=[common], help="will it fit? every way to run, rung by rung")
+    forecast.add_argument("--model", help=f"one of: {', '.join(load_presets())}")
+    forecast.add_argument("--size", metavar="WxH", help="default: the model's own short side, square")
+    forecast.add_argument("--frames", type=int, metavar="N")
+    forecast.add_argument("--steps", type=int, metavar="N")
+    forecast.add_argument("--guidance", type=float, metavar="G")
+    forecast.add_argument("--precision")
+    forecast.add_argument("--chunk", type=int, metavar="N", help="frames worked on at a time")
+    forecast.add_argument("--vram", type=float, metavar="GiB", help="pretend a card of this size")
+    forecast.set_defaults(run=_forecast)
+
+    bench = commands.add_parser("bench", parents=[common], help="plain diffusers and i2v side by side")
+    bench.add_argument("--size", metavar="WxH", help="one setting instead of the three usual ones")
+    bench.add_argument("--frames", type=int, metavar="N", default=16)
+    bench.add_argument("--chunk", type=int, metavar="N", default=2, help="frames worked on at a time")
+    bench.set_defaults(run=_bench)
+
+
+def _forecast(args: argparse.Namespace, settings: Settings) -> int:
+    preset = preset_named(args.model or next(iter(load_presets())))
+    size = parse_size(args.size) if args.size else match_square(preset)
+    values = {
+        "model": preset.name,
+        "prompt": "",
+        "width": size[0],
+        "height": size[1],
+        "num_frames": args.frames,
+        "num_inference_steps": args.steps,
+        "guidance_scale": args.guidance,
+        "precision": args.precision,
+        "chunk_frames": args.chunk,
+        "vram_gib": args.vram,
+    }
+    service = Service(settings, runner=f"cli:{os.getpid()}")
+    try:
+        ladder = service.forecast(values, size, wait=True, pretend=True)
+    finally:
+        service.close()
+    if ladder is None:
+        raise GenerationError("the memory of this model could not be traced", "The log has the details.")
+    if args.json:
+        print(json.dumps(ladder.to_dict(), ensure_ascii=False, indent=2))
+    else:
+        _print_table(ladder)
+    return 0
+
+
+def _print_table(ladder: Ladder) -> None:
+    request, machine = ladder.request, ladder.machine
+    where = "VRAM" if machine.kind == "cuda" else "RAM"
+    print(
+        f"{request.model}, {request.width}x{request.height}, {request.num_frames} frames, "
+        f"{request.num_inference_steps} steps on {machine.name}: "
+        f"{machine.free_bytes / GIB:.1f} GiB of {where} free, {machine.margin_bytes / GIB:.2f} kept spare"
+    )
+    for note in ladder.notes:
+        print(f"note: {note}")
+    print(f"\n   {'plan':9} {'VRAM':>9} {'RAM':>9} {'weights':>9} {'active':>9} {'time':>13}  fits  how")
+    for rung in ladder.rungs:
+        row = rung.to_dict()
+        sizes = (row["peak_vram_bytes"], row["peak_ram_bytes"], row["weights_bytes"], row["activation_bytes"])
+        numbers = " ".join(f"{size / GIB:5.2f} GiB" if size else f"{'-':>9}" for size in sizes)
+        mark, fits = ("=>" if rung.chosen else "  "), ("yes" if rung.fits else "no")
+        kind = "" if rung.plan.exact else "approximate: "
+        print(f"{mark} {row['name']:9} {numbers} {_time(row):>13}  {fits:4}  {kind}{row['words']}")
+    if ladder.chosen:
+        print(f"\n{ladder.chosen.plan.reason}")
+        return
+    print(f"\nNothing fits. {ladder.smallest.plan.reason}")
+    for suggestion in ladder.suggestions():
+        print(f"fits: {suggestion.words} ({suggestion.flag})")
+
+
+def _time(row: dict[str, Any]) -> str:
+    if row["seconds"] is None:
+        return "not known"
+    return f"{row['seconds_low']:.0f}-{row['seconds_high']:.0f} s"
+
+
+def _bench(args: argparse.Namespace, settings: Settings) -> int:
+    # In a process of its own: the command line itself never loads torch.
+    command = [sys.executable, "-m", "i2v.engine.bench", "--chunk", str(args.chunk)]
+    size = parse_size(args.size) if args.size else match_square(preset_named(_BENCH_MODEL))
+    values = {"model": _BENCH_MODEL, "prompt": "", "num_frames": args.frames, "chunk_frames": args.chunk}
+    request = build_request(values | {"width": size[0], "height": size[1]}, size)  # or InputError
+    if args.size:
+        command += ["--size", f"{request.width}x{request.height}", "--frames", str(request.num_frames)]
+    if args.json:
+        command.append("--json")
+    return subprocess.run(command, cwd=Path(__file__).parents[2], check=False).returncode

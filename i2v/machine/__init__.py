@@ -1,0 +1,1 @@
+"""The machine: cards, memory, disk, versions, and what is wrong with them."""

@@ -1,0 +1,1 @@
+"""Runs models in pieces with the same result, from a fraction of the memory."""

@@ -1,0 +1,83 @@
+"""Finds the memory formulas of a model: in the table that ships with i2v, or in what was traced on this machine before.
+
+A table belongs to one architecture and one version of torch and diffusers, by its key. No torch; tracing is done
+elsewhere (build_forms.py) when there is no table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from i2v.memory.forecast.forms import FORMAT, ModelForms
+from i2v.presets.model_preset import ModelPreset
+
+__all__ = ["TABLES", "architecture_of", "find_forms", "forms_path", "shipped_forms", "table_key", "width_of"]
+
+TABLES = Path(__file__).parent / "tables"
+_log = logging.getLogger(__name__)
+
+
+def architecture_of(preset: ModelPreset, folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what decides the memory of a model: the preset's keys, with the values that the folder's files have.
+
+    A component whose configuration is not there, or a key that it leaves out, is as the preset says.
+    """
+    found = {}
+    for name, expected in preset.architecture.items():
+        try:
+            config = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            config = {}
+        found[name] = {key: config.get(key, value) for key, value in expected.items()}
+    return found
+
+
+def width_of(precision: str) -> str:
+    """Return the table's name for numbers of a precision's size."""
+    return "fp32" if precision == "fp32" else "fp16"
+
+
+def table_key(preset: ModelPreset, architecture: Mapping[str, Any]) -> str:
+    """Return what a table is looked up by: family, architecture, format, and the code that it was traced with."""
+    parts = [preset.family, architecture, FORMAT, versions(), _own_code()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=1)
+def _own_code() -> str:
+    """Return a digest of the modules of i2v that allocate while a model runs."""
+    folder = Path(__file__).parents[1] / "exact"
+    names = ("unet_layers", "unet", "kl", "group_norm")
+    return hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in names)).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide what a model's code allocates."""
+    return {name: metadata.version(name).partition("+")[0] for name in ("torch", "diffusers")}
+
+
+def forms_path(home: Path, key: str) -> Path:
+    """Return where a table that was traced here is kept."""
+    return home / "forecast" / f"{key}.json"
+
+
+def shipped_forms(preset: ModelPreset) -> ModelForms | None:
+    """Return the table that ships with i2v for a preset, of whatever versions it is."""
+    return ModelForms.load(TABLES / f"{preset.name}.json")
+
+
+def find_forms(preset: ModelPreset, folder: Path, home: Path, precision: str) -> ModelForms | None:
+    """Return the formulas of the model in a folder, or None when they have to be traced first."""
+    key = table_key(preset, architecture_of(preset, folder))
+    for path in (TABLES / f"{preset.name}.json", forms_path(home, key)):
+        forms = ModelForms.load(path)
+        if forms and forms.key == key and width_of(precision) in forms.peaks:
+            return forms
+    return None

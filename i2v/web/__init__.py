@@ -1,0 +1,1 @@
+"""The web app around the page, and how it is started."""
