@@ -31,7 +31,7 @@ from i2v.engine.doors import free_cached_memory
 from i2v.machine import devices
 from i2v.memory.forecast.forms import ModelForms
 from i2v.memory.forecast.tables import shipped_forms, table_key
-from i2v.memory.plan import GIB
+from i2v.memory.machine_now import GIB
 from i2v.presets.model_preset import preset_named
 
 __all__ = ["PARTS", "main"]

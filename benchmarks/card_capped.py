@@ -24,7 +24,8 @@ from i2v.errors import I2VError
 from i2v.machine import devices
 from i2v.memory.forecast.forms import ModelForms
 from i2v.memory.ladder import Ladder
-from i2v.memory.plan import Machine
+from i2v.memory.machine_now import Machine
+from i2v.memory.residency import Home
 from i2v.models.base import Conditions, ImageToVideo, cpu_generator
 from i2v.presets.model_preset import preset_named
 from i2v.request import GenerationRequest
@@ -69,7 +70,7 @@ def _row(cap: Cap, ladder: Ladder, pipeline: ImageToVideo, meter: Meter) -> dict
     plan = replace(rung.plan, device=meter.device)
     nowhere = Path()
     spec = RunSpec("0" * 16, 1, request, nowhere, nowhere)
-    run = OneRun(spec, replace(rung, plan=plan), ladder.pieces, lambda *_: None, lambda: False, {})
+    run = OneRun(spec, replace(rung, plan=plan), lambda *_: None, lambda: False, {})
     steps_down: list[str] = []
 
     def step_down(stage: str, why: str) -> bool:
@@ -78,7 +79,7 @@ def _row(cap: Cap, ladder: Ladder, pipeline: ImageToVideo, meter: Meter) -> dict
             steps_down.append(f"{stage}: {run.plan.words()}")
         return stepped
 
-    pipeline.arrange(replace(plan, weights="turns"))  # everything is in main memory at first, as after loading
+    pipeline.arrange(plan.housed(Home.TURNS))  # everything is in main memory at first, as after loading
     free_cached_memory()
     seconds, failure = None, None
     with meter.watching(pipeline.modules().values()), meter.limited(cap.tensor_bytes):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import groupby, islice
 from typing import Any
 
@@ -20,18 +20,22 @@ from i2v.errors import I2VError
 from i2v.memory.abilities import EXACT
 from i2v.memory.forecast.forms import ModelForms
 from i2v.memory.forecast.peaks import forecast
+from i2v.memory.knobs import FRAME_CHUNKS, PARKED_SKIPS, VAE_BANDS
 from i2v.memory.plan import Plan
+from i2v.memory.residency import Home
 from i2v.models.base import ImageToVideo, cpu_generator
+from i2v.presets.model_preset import preset_named
 from i2v.request import GenerationRequest, build_request
 
 __all__ = ["CASES", "Case", "forecast_rows", "noise_picture", "request_of"]
 
+MODEL = "i2vgen-xl"
 STEPS, DECODED = 2, 2
 
 
 @dataclass(frozen=True)
 class Case:
-    """One combination. `way`: a rung's name; `size`: width, height, frames; `frames`, `vae_rows`: as in plan.Plan.
+    """One combination. `way`: a rung's name; `size`: width, height, frames; `frames`, `vae_rows`: values of the knobs.
 
     `rounded_compute`: what rounded weights are computed in.
     """
@@ -46,9 +50,11 @@ class Case:
     def plan(self, device: str) -> Plan:
         """Return how it is run."""
         compute = self.precision if self.precision in EXACT else self.rounded_compute
-        weights = {"resident": "resident", "streamed": "streamed", "parked": "streamed"}.get(self.way, "turns")
-        plan = Plan(self.way, device, self.precision, compute, weights, self.frames, vae_rows=self.vae_rows)
-        return replace(plan, parks_skips=self.way == "parked")
+        homes = {"resident": Home.RESIDENT, "streamed": Home.STREAMED, "parked": Home.STREAMED}
+        plan = Plan.of(preset_named(MODEL).declared, device, compute, self.precision).named(self.way)
+        plan = plan.housed(homes.get(self.way, Home.TURNS))
+        plan = plan.turned(FRAME_CHUNKS, self.frames).turned(VAE_BANDS, self.vae_rows)
+        return plan.turned(PARKED_SKIPS, 1 if self.way == "parked" else None)
 
 
 _SMALL, _MEDIUM, _LARGE, _WIDE = (512, 512, 16), (768, 768, 24), (1024, 1024, 32), (1280, 704, 16)
@@ -105,7 +111,7 @@ def _row(case: Case, pipeline: ImageToVideo, forms: ModelForms, meter: Meter) ->
     foreseen = forecast(request, plan, forms)
     measured: dict[str, int] = {}
     failure = None
-    pipeline.arrange(replace(plan, weights="turns"))  # everything is in main memory before it is arranged as planned
+    pipeline.arrange(plan.housed(Home.TURNS))  # everything is in main memory before it is arranged as planned
     free_cached_memory()
     with meter.watching(pipeline.modules().values()):
         began = meter.now_s()

@@ -19,10 +19,12 @@ from diffusers import DDIMScheduler
 from transformers import CLIPTokenizer
 
 from i2v.memory.forecast.forms import ModelForms
-from i2v.memory.forecast.trace import fake_tensors, find_peak_form
+from i2v.memory.forecast.trace import fake_tensors
 from i2v.memory.weights.precision import DTYPES, quantise
-from i2v.models import i2vgen_xl_memory as family
-from i2v.models.i2vgen_xl import PictureEncoding, Pipeline
+from i2v.models.binding import build_component
+from i2v.models.build_forms import count_parameters, plain_forms
+from i2v.models.i2vgen_xl import FAMILY, Pipeline, geometry_of, traced_calls
+from i2v.models.picture_encoding import PictureEncoding
 
 __all__ = ["SMALL", "Architecture", "random_pipeline", "traced_forms"]
 
@@ -84,11 +86,8 @@ def random_pipeline(architecture: Architecture, precision: str, compute: str, wo
     side = architecture["image_encoder"]["image_size"]
     pipeline = Pipeline(
         _tokenizer(architecture["text_encoder"]["max_position_embeddings"]),
-        made["text_encoder"],
         PictureEncoding(side, _CLIP_MEAN, _CLIP_STD),
-        made["image_encoder"],
-        made["vae"],
-        made["unet"],
+        made,
         DDIMScheduler(**_DDIM),
     )
     pipeline.dtype = dtype  # rounded weights have another
@@ -97,7 +96,7 @@ def random_pipeline(architecture: Architecture, precision: str, compute: str, wo
 
 def _random_component(name: str, config: Mapping[str, Any], dtype: torch.dtype, device: str) -> Any:
     with torch.device(device), _default_dtype(dtype):  # never in float32, which a small card might not hold
-        module = family.build_component(name, config)
+        module = build_component(FAMILY.part(name), config)
     module = module.eval().requires_grad_(False)
     for parameter in module.parameters():
         if not bool(parameter.any()):  # layers that start at zero would hide what is before them
@@ -132,17 +131,10 @@ def _tokenizer(length: int) -> CLIPTokenizer:
 
 def traced_forms(architecture: Architecture) -> ModelForms:
     """Trace a small architecture's memory in float32, in seconds: without bands, and time is not foreseen."""
-    peaks = family._held(architecture, "fp32")
     with fake_tensors():
-        for part in family._parts(architecture, "fp32", "all"):
-            if not part.name.endswith(".bands"):  # they take half of the tracing
-                peaks[part.name] = find_peak_form(part)
-    return ModelForms(
-        key="",
-        scale=family.scale_of(architecture),
-        levels=family.levels_of(architecture),
-        components=family.component_sizes(architecture),
-        peaks={"fp32": peaks},
-        operations={},
-        versions={},
-    )
+        calls = {
+            call.name: plain_forms(call, [way for way in call.ways if way != "bands"])  # they take half of the tracing
+            for call in traced_calls(architecture, torch.float32)
+        }
+    components = {part.name: count_parameters(part, architecture) for part in FAMILY.parts}
+    return ModelForms("", geometry_of(architecture), components, {"fp32": calls}, {})

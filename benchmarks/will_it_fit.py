@@ -13,7 +13,9 @@ from typing import Any
 
 from i2v.memory.forecast.tables import shipped_forms
 from i2v.memory.ladder import Ladder
-from i2v.memory.plan import GIB, Machine, Plan
+from i2v.memory.machine_now import GIB, Machine
+from i2v.memory.plan import Plan
+from i2v.memory.residency import Home
 from i2v.presets.model_preset import preset_named
 from i2v.request import GenerationRequest, build_request
 
@@ -52,11 +54,12 @@ class Cell:
 
 def short_words(plan: Plan) -> str:
     """Say in a word or three which rung a plan is."""
-    chunks = f"chunks of {plan.frames}" if plan.frames else ""
-    if plan.weights == "streamed":
-        first = "parked" if plan.parks_skips else "streamed"
+    frames = plan.knobs.get("chunk_frames")
+    chunks = f"chunks of {frames}" if frames else ""
+    if plan.home is Home.STREAMED:
+        first = "parked" if "parked_skips" in plan.knobs else "streamed"
         return f"{first}, {chunks}" if chunks else first
-    return chunks or ("whole" if plan.weights == "resident" else "turns")
+    return chunks or ("whole" if plan.home is Home.RESIDENT else "turns")
 
 
 def card_of(gib: int) -> Machine:

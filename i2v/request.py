@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,6 +19,7 @@ __all__ = [
     "MAX_SEED",
     "GenerationRequest",
     "build_request",
+    "check_ram",
     "check_vram",
     "match_picture",
     "match_square",
@@ -36,8 +37,9 @@ class GenerationRequest(BaseModel):
 
     `width` and `height` in pixels; `formats` are written besides the MP4. In a `loop` the end flows into the beginning.
     A picture of another aspect is cut (`image_fit` "crop") or seen whole, on a blurred copy of itself ("fit").
-    The same request, picture and i2v version give the same frames. `chunk_frames` and `vram_gib` say how it is to be
-    run, None as i2v sees fit: frames worked on at a time, and how much of the card may be used.
+    The same request, picture and i2v version give the same frames. `chunk_frames`, `vram_gib` and `ram_gib` say
+    how it is to be run, None as i2v sees fit: frames worked on at a time, how much of the card and of main memory may
+    be used.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -59,10 +61,13 @@ class GenerationRequest(BaseModel):
     image_sha256: str = ""
     chunk_frames: int | None = None
     vram_gib: float | None = None
+    ram_gib: float | None = None
 
 
 def match_picture(preset: ModelPreset, width: int, height: int, short_side_px: int | None = None) -> tuple[int, int]:
     """Return (width, height) that follow a picture's aspect, as the model allows them."""
+    if preset.rules.sizes:
+        return _nearest_size(preset.rules.sizes, width, height)
     short = short_side_px or preset.defaults.short_side_px
     scale = short / min(width, height)
     longest = min(preset.side_px.high / max(width, height), math.sqrt(preset.max_pixels / (width * height)))
@@ -75,8 +80,18 @@ def match_square(preset: ModelPreset) -> tuple[int, int]:
     return match_picture(preset, 1, 1)
 
 
+def _nearest_size(sizes: Sequence[tuple[int, int]], width: int, height: int) -> tuple[int, int]:
+    """Return the size whose aspect is nearest, and of those the one nearest in area."""
+
+    def distance(size: tuple[int, int]) -> tuple[float, float]:
+        aspect = abs(math.log(size[0] / size[1]) - math.log(width / height))
+        return round(aspect, 6), abs(math.log(size[0] * size[1]) - math.log(width * height))
+
+    return min(sizes, key=distance)
+
+
 def _nearest(preset: ModelPreset, side: float) -> int:
-    multiple = preset.size_multiple
+    multiple = preset.rules.size_multiple
     low = math.ceil(preset.side_px.low / multiple) * multiple
     high = math.floor(preset.side_px.high / multiple) * multiple
     return int(min(high, max(low, round(side / multiple) * multiple)))
@@ -87,6 +102,14 @@ def check_vram(vram_gib: float) -> None:
     if not math.isfinite(vram_gib) or vram_gib <= 0 or vram_gib > 1024:
         raise InputError(
             f"the VRAM must be a number of GiB above 0 and at most 1024, not {vram_gib:g}", "For example: 8", "vram_gib"
+        )
+
+
+def check_ram(ram_gib: float) -> None:
+    """Raise InputError unless this can be the main memory of a machine in GiB."""
+    if not math.isfinite(ram_gib) or ram_gib <= 0 or ram_gib > 16384:
+        raise InputError(
+            f"the RAM must be a number of GiB above 0 and at most 16384, not {ram_gib:g}", "For example: 16", "ram_gib"
         )
 
 
@@ -132,6 +155,7 @@ def _check_limits(request: GenerationRequest, preset: ModelPreset) -> None:
                 f"{what} must be between {bounds.low:g} and {bounds.high:g} for {preset.name}, not {value}",
                 field=name,
             )
+    _check_frames(request, preset)
     bounds, guidance = preset.guidance_scale, request.guidance_scale
     if not math.isfinite(guidance) or not bounds.contains(guidance):
         raise InputError(
@@ -140,8 +164,8 @@ def _check_limits(request: GenerationRequest, preset: ModelPreset) -> None:
         )
     if not 0 <= request.seed <= MAX_SEED:
         raise InputError(f"the seed must be between 0 and {MAX_SEED}, not {request.seed}", field="seed")
-    if request.loop and not preset.can_loop:
-        able = ", ".join(name for name, other in load_presets().items() if other.can_loop)
+    if request.loop and not preset.rules.can_loop:
+        able = ", ".join(name for name, other in load_presets().items() if other.rules.can_loop)
         raise InputError(
             f"{preset.name} cannot make its end flow into its beginning", f"Models that can loop: {able}.", field="loop"
         )
@@ -151,11 +175,24 @@ def _check_limits(request: GenerationRequest, preset: ModelPreset) -> None:
         )
     if request.vram_gib is not None:
         check_vram(request.vram_gib)
+    if request.ram_gib is not None:
+        check_ram(request.ram_gib)
     if request.precision != "auto" and request.precision not in preset.precisions:
         raise InputError(
             f"{preset.name} does not run in {request.precision}",
             f"Use one of: auto, {', '.join(preset.precisions)}.",
             field="precision",
+        )
+
+
+def _check_frames(request: GenerationRequest, preset: ModelPreset) -> None:
+    rule, bounds = preset.rules.frames, preset.num_frames
+    if not rule.allows(request.num_frames):
+        nearest = rule.nearest(request.num_frames, int(bounds.low), int(bounds.high))
+        raise InputError(
+            f"the number of frames must be {rule.words()} for {preset.name}, not {request.num_frames}",
+            f"The nearest is {nearest}.",
+            "num_frames",
         )
 
 
@@ -165,13 +202,21 @@ def _check_size(request: GenerationRequest, preset: ModelPreset) -> None:
         if not preset.side_px.contains(side):
             low, high = preset.side_px.low, preset.side_px.high
             raise InputError(f"{name} must be between {low:g} and {high:g} pixels, not {side}", field=name)
-        if side % preset.size_multiple:
+        if side % preset.rules.size_multiple:
             nearest = _nearest(preset, side)
             raise InputError(
-                f"{name} must be a multiple of {preset.size_multiple}, not {side}",
+                f"{name} must be a multiple of {preset.rules.size_multiple}, not {side}",
                 f"The nearest is {nearest}.",
                 name,
             )
+    sizes = preset.rules.sizes
+    if sizes and (request.width, request.height) not in sizes:
+        width, height = _nearest_size(sizes, request.width, request.height)
+        raise InputError(
+            f"{preset.name} makes videos of fixed sizes, not of {request.width}x{request.height}",
+            f"The nearest is {width}x{height}.",
+            "width",
+        )
     if request.width * request.height > preset.max_pixels:
         raise InputError(
             f"{request.width}x{request.height} is more than the {preset.max_pixels:,} pixels {preset.name} allows",

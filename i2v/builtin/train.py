@@ -32,7 +32,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from i2v.builtin.phrases import draw_instruction
 from i2v.builtin.scenes import draw_field, draw_scene, hint_of
-from i2v.models.motion import GUIDES, PromptHint, Sight, denoiser_inputs, look_at, predict_clean
+from i2v.models.motion_field import GUIDES, PromptHint, Sight, denoiser_inputs, look_at, predict_clean
 from i2v.models.motion_render import CHANNELS, MotionRenderer
 from i2v.models.text import encode_prompts, tokenize
 

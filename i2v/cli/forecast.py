@@ -12,7 +12,7 @@ from typing import Any
 
 from i2v.errors import GenerationError
 from i2v.memory.ladder import Ladder
-from i2v.memory.plan import GIB
+from i2v.memory.machine_now import GIB
 from i2v.presets.model_preset import load_presets, preset_named
 from i2v.request import build_request, match_square, parse_size
 from i2v.service import Service
@@ -34,6 +34,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     forecast.add_argument("--precision")
     forecast.add_argument("--chunk", type=int, metavar="N", help="frames worked on at a time")
     forecast.add_argument("--vram", type=float, metavar="GiB", help="pretend a card of this size")
+    forecast.add_argument("--ram", type=float, metavar="GiB", help="pretend main memory of this size")
     forecast.set_defaults(run=_forecast)
 
     bench = commands.add_parser("bench", parents=[common], help="plain diffusers and i2v side by side")
@@ -57,6 +58,7 @@ def _forecast(args: argparse.Namespace, settings: Settings) -> int:
         "precision": args.precision,
         "chunk_frames": args.chunk,
         "vram_gib": args.vram,
+        "ram_gib": args.ram,
     }
     service = Service(settings, runner=f"cli:{os.getpid()}")
     try:

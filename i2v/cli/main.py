@@ -30,7 +30,7 @@ from i2v.settings import Settings, set_up_logging
 __all__ = ["main"]
 
 # Of the picture and the machine that a video was made with, not of the video.
-_NOT_REUSED = ("image_sha256", "formats", "chunk_frames", "vram_gib")
+_NOT_REUSED = ("image_sha256", "formats", "chunk_frames", "vram_gib", "ram_gib")
 _SUFFIX_FORMATS = {".mp4": None, ".gif": "gif", ".webp": "webp", ".zip": "png"}
 
 
@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--negative", metavar="PROMPT", help="what should not happen")
     generate.add_argument("--precision", choices=("auto", "fp32", "fp16", "bf16", "fp8", "int8", "nf4"))
     generate.add_argument("--vram", type=float, metavar="GiB", help="use at most this much of the card")
+    generate.add_argument("--ram", type=float, metavar="GiB", help="use at most this much of main memory")
     generate.add_argument("--chunk", type=int, metavar="N", help="frames worked on at a time; default: what fits")
     generate.add_argument(
         "--settings",
@@ -147,6 +148,7 @@ def _request_values(args: argparse.Namespace) -> dict[str, Any]:
         "image_fit": args.fit,
         "precision": args.precision,
         "vram_gib": args.vram,
+        "ram_gib": args.ram,
         "chunk_frames": args.chunk,
     }
     if args.size:

@@ -24,7 +24,8 @@ from i2v.memory.exact.unet import ExactForward
 from i2v.memory.forecast.count import LiveStorage
 from i2v.memory.forecast.trace import fake_module, fake_tensors
 from i2v.memory.weights.parked import weight_bytes
-from i2v.models.i2vgen_xl_memory import build_component
+from i2v.models.binding import build_component
+from i2v.models.i2vgen_xl import FAMILY
 from i2v.presets.model_preset import preset_named
 from i2v.request import parse_size
 
@@ -82,7 +83,7 @@ def traced_row(size: tuple[int, int, int], chunk: int) -> Row:
     config = preset_named(MODEL).architecture["unet"]
     peaks = []
     with fake_tensors():
-        unet: Any = fake_module(lambda: build_component("unet", config), torch.float16)
+        unet: Any = fake_module(lambda: build_component(FAMILY.part("unet"), config), torch.float16)
         forward = ExactForward(unet)
         for batch, frames in ((2, None), (1, chunk)):
             inputs = step_inputs(config, size, batch, dtype=torch.float16)
@@ -100,7 +101,7 @@ def reduced_row(chunk: int | None = None) -> Row:
     """Measure both ways on a reduced model on the CPU, in float32. `chunk`: half the clip, as for a tight card."""
     config = preset_named(MODEL).architecture["unet"] | REDUCED
     torch.manual_seed(0)
-    unet: Any = build_component("unet", config).eval()
+    unet: Any = build_component(FAMILY.part("unet"), config).eval()
     _fill_zeros(unet)
     chunk = chunk or _REDUCED_SIZE[2] // 2
     return _compare(unet, step_inputs(config, _REDUCED_SIZE, 2), _REDUCED_SIZE, chunk, "reduced model on the CPU")
@@ -120,7 +121,7 @@ def card_row(size: tuple[int, int, int], chunk: int) -> Row:
     with torch.inference_mode():
         torch.manual_seed(0)
         with torch.device("cuda:0"):
-            unet: Any = build_component("unet", config).half().eval()
+            unet: Any = build_component(FAMILY.part("unet"), config).half().eval()
         _fill_zeros(unet)
         return _compare(unet, step_inputs(config, size, 2, **kind), size, chunk, "measured")
 
@@ -186,7 +187,7 @@ def run(sizes: list[tuple[int, int, int]], chunk: int) -> dict[str, Any]:
     """Return what `--json` prints."""
     config = preset_named(MODEL).architecture["unet"]
     with torch.device("meta"):
-        weights = weight_bytes(build_component("unet", config).half())
+        weights = weight_bytes(build_component(FAMILY.part("unet"), config).half())
     if torch.cuda.is_available():
         rows = [card_row(size, chunk) for size in sizes]
         device, measured = torch.cuda.get_device_name(0), True

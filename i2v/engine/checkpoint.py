@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 def _key(request: GenerationRequest) -> str:
-    without = {"chunk_frames", "vram_gib"}  # how it is run does not change the result
+    without = {"chunk_frames", "vram_gib", "ram_gib"}  # how it is run does not change the result
     if request.image_fit == "crop":
         without.add("image_fit")  # requests of before this field meant the same
     what = request.model_dump_json(exclude=without)

@@ -42,14 +42,23 @@ class Doors:
     @contextmanager
     def open(self, pipeline: ImageToVideo) -> Iterator[None]:
         """Stand at a pipeline's doors. Raises Cancelled, OutOfMemoryError, NotFiniteError."""
-        denoiser, scheduler = pipeline.denoiser, pipeline.scheduler
-        pipeline.denoiser = _DenoiserDoor(denoiser, self)
+        door, scheduler = pipeline.door, pipeline.scheduler
+        pipeline.door = self._denoise
         scheduler.step = self._watched_step(pipeline, scheduler.step)
         try:
             yield
         finally:
-            pipeline.denoiser = denoiser
+            pipeline.door = door
             del scheduler.step  # the class's own comes back
+
+    def _denoise(self, call: Callable[[], T]) -> T:
+        """Make a call of a denoiser, and make it again with a smaller plan when memory runs out."""
+
+        def watched() -> T:
+            stop_if_cancelled(self.cancelled)
+            return call()
+
+        return with_less_memory(watched, "denoise", self.step_down)
 
     def _watched_step(self, pipeline: ImageToVideo, step: Callable[..., Any]) -> Callable[..., Any]:
         spill = SpillWatch()
@@ -72,23 +81,6 @@ class Doors:
             return output
 
         return watched
-
-
-class _DenoiserDoor:
-    """Stands for a denoiser: calls it, and calls it again with a smaller plan when memory runs out."""
-
-    def __init__(self, denoiser: torch.nn.Module, doors: Doors):
-        self._denoiser, self._doors = denoiser, doors
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        def call() -> Any:
-            stop_if_cancelled(self._doors.cancelled)
-            return self._denoiser(*args, **kwargs)
-
-        return with_less_memory(call, "denoise", self._doors.step_down)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._denoiser, name)
 
 
 def with_less_memory(call: Callable[[], T], stage: str, step_down: Callable[[str, str], bool]) -> T:

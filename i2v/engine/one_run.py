@@ -27,7 +27,8 @@ from i2v.engine.progress import ProgressClock, Stage
 from i2v.errors import GenerationError
 from i2v.media.formats import open_writer, poster
 from i2v.media.image import fit_picture, load_picture
-from i2v.memory.ladder import Rung, smaller_plans
+from i2v.memory.ladder import Rung
+from i2v.memory.step_down import smaller_plans
 from i2v.models.base import Conditions, ImageToVideo, cpu_generator
 from i2v.request import GenerationRequest
 
@@ -66,14 +67,13 @@ class OneRun:
         self,
         spec: Any,
         rung: Rung,
-        pieces: bool,
         report: Report,
         cancelled: Callable[[], bool],
         seconds_before: dict[Stage, float],
         kept: Callable[[], bool] = lambda: False,
     ):
         self.spec, self.plan, self._rung = spec, rung.plan, rung
-        self._pieces, self.report, self._cancelled, self._kept = pieces, report, cancelled, kept
+        self.report, self._cancelled, self._kept = report, cancelled, kept
         self._stopped: dict[str, Any] | None = None  # where the person stopped the run to keep what was there
         self._frame_files = FrameFiles(spec.folder)
         self._step_downs: list[dict[str, Any]] = []
@@ -95,7 +95,7 @@ class OneRun:
 
     def step_down(self, stage: str, why: str) -> bool:
         """Put the next smaller plan to work; False when there is none."""
-        smaller = next(smaller_plans(self.plan, stage, self.spec.request.num_frames), None) if self._pieces else None
+        smaller = next(smaller_plans(self.plan, stage, self.spec.request.num_frames), None)
         if smaller is None:
             return False
         step = {"stage": stage, "step": self._step, "t_s": round(self.clock.elapsed_s, 2), "why": why}

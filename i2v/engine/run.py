@@ -22,11 +22,13 @@ from i2v.engine.progress import Stage
 from i2v.errors import Cancelled, I2VError, OutOfMemoryError
 from i2v.memory.forecast.experience import Experience
 from i2v.memory.ladder import Ladder, Rung, compute_precision
-from i2v.memory.plan import Machine, Plan
+from i2v.memory.machine_now import Machine
+from i2v.memory.plan import Plan
+from i2v.memory.residency import Home
 from i2v.memory.weights.parked import weight_bytes
 from i2v.memory.weights.precision import DTYPES, check_weights_are, quantise
-from i2v.models import family
 from i2v.models.base import ImageToVideo
+from i2v.models.binding import pipeline_class
 from i2v.models.build_forms import forms_of
 from i2v.models.download import model_folder
 from i2v.presets.model_preset import ModelPreset, preset_named
@@ -105,7 +107,7 @@ class Engine:
         preset = preset_named(spec.request.model)
         ladder = plan_ladder(spec, preset)
         rung = ladder.chosen or _smallest(ladder)
-        run = OneRun(spec, rung, ladder.pieces, report, cancelled, self._last_speed(spec.request), kept)
+        run = OneRun(spec, rung, report, cancelled, self._last_speed(spec.request), kept)
         run.report_plan()
         with (
             MemoryWatch(torch.device(rung.plan.device), run.see_memory, run.clock.began_s) as watch,
@@ -140,8 +142,8 @@ class Engine:
 def load_pipeline(preset: ModelPreset, home: Path, plan: Plan) -> tuple[ImageToVideo, dict[str, Any]]:
     """Load a model as a plan wants it; return it with what its weights turned out to be."""
     folder, dtype = model_folder(preset, home), DTYPES[plan.compute]
-    device = torch.device(plan.device if plan.weights == "resident" else "cpu")
-    pipeline = family(preset.family).load(folder, preset, device, dtype)
+    device = torch.device(plan.device if plan.home is Home.RESIDENT else "cpu")
+    pipeline = pipeline_class(preset.family).load(folder, preset, device, dtype)
     if plan.precision != plan.compute:
         quantise(pipeline.denoiser, plan.precision, dtype)
     found = check_weights_are(pipeline.denoiser, plan.precision, dtype)
@@ -152,7 +154,7 @@ def load_pipeline(preset: ModelPreset, home: Path, plan: Plan) -> tuple[ImageToV
 
 def plan_ladder(spec: RunSpec, preset: ModelPreset) -> Ladder:
     """Return the rungs for a request on this machine, as it is now."""
-    machine = Machine.detect((os.getpid(),)).limited(spec.request.vram_gib)
+    machine = Machine.detect((os.getpid(),)).limited(spec.request.vram_gib, spec.request.ram_gib)
     if machine.kind == "cuda" and torch.cuda.is_available():
         share = min(1.0, (spec.request.vram_gib or 1e9) * 2**30 / torch.cuda.mem_get_info(0)[1])
         torch.cuda.set_per_process_memory_fraction(share, 0)

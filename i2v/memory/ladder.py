@@ -6,23 +6,25 @@ No torch.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
+from i2v.family import Family, Knob, Role
 from i2v.memory.abilities import APPROXIMATE, EXACT, precisions_of, refuse_unless_possible
 from i2v.memory.forecast.experience import Experience
 from i2v.memory.forecast.forms import ModelForms
 from i2v.memory.forecast.peaks import Forecast, forecast
-from i2v.memory.plan import GIB, Machine, Plan
+from i2v.memory.knobs import FRAME_CHUNKS
+from i2v.memory.machine_now import GIB, Machine
+from i2v.memory.plan import Masters, Plan
+from i2v.memory.residency import Home
+from i2v.memory.suggestions import Suggestion, suggest
 from i2v.presets.model_preset import ModelPreset
-from i2v.request import GenerationRequest, match_picture
+from i2v.request import GenerationRequest
 
-__all__ = ["Ladder", "Rung", "Suggestion", "compute_precision", "smaller_plans"]
-
-BAND_ROWS = 64
-_SMALLEST_BAND_ROWS = 16
+__all__ = ["Ladder", "Rung", "compute_precision"]
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,6 @@ class Rung:
         }
 
 
-@dataclass(frozen=True)
-class Suggestion:
-    """Settings near the wanted ones that fit, and how to ask for them on the command line."""
-
-    width: int
-    height: int
-    num_frames: int
-    flag: str
-    words: str
-    precision: str | None = None
-
-
 class Ladder:
     """All rungs for one request on one machine, now. Raises InputError for a precision the device cannot do."""
 
@@ -83,12 +73,13 @@ class Ladder:
         machine: Machine,
         experience: Experience | None = None,
     ):
-        self.request, self.machine = request, machine
-        self._preset, self._forms, self._experience = preset, forms, experience
+        self.request, self.machine, self.preset = request, machine, preset
+        self.family: Family = preset.declared
+        self._forms, self._experience = forms, experience
         if request.precision != "auto":
             refuse_unless_possible(request.precision, machine.kind, machine.capability, machine.name)
         rungs = list(self._rungs())
-        first = next((rung for rung in rungs if rung.fits and self._may_choose(rung.plan)), None)
+        first = next((rung for rung in rungs if rung.fits and self.may_choose(rung.plan)), None)
         self.rungs = [replace(rung, chosen=rung is first) for rung in rungs]
 
     @property
@@ -96,16 +87,16 @@ class Ladder:
         """What a person should know of how the request was taken."""
         notes = [self.machine.note] if self.machine.note else []
         wished, frames = self.request.chunk_frames, self.request.num_frames
-        if wished and not self._forms.pieces:
-            notes.append(f"{self._preset.name} is not run in chunks; its memory does not grow with the frames")
+        if wished and not self._has_chunks:
+            notes.append(f"{self.preset.name} is not run in chunks; its memory does not grow with the frames")
         elif wished and wished > frames:
             notes.append(f"a chunk of {wished} frames is more than the clip has: all {frames} are worked on at once")
         return notes
 
     @property
-    def pieces(self) -> bool:
-        """Whether the model can be run in pieces, so that there are smaller plans than the chosen one."""
-        return self._forms.pieces
+    def has_smaller_plans(self) -> bool:
+        """Whether the model can be run in more than one way, so that there are smaller plans than the chosen one."""
+        return not self.family.is_small
 
     @property
     def chosen(self) -> Rung | None:
@@ -116,89 +107,160 @@ class Ladder:
     def smallest(self) -> Rung:
         """The exact rung (or the one asked for) that takes least."""
         return min(
-            (rung for rung in self.rungs if self._may_choose(rung.plan)), key=lambda rung: self._need(rung.forecast)
+            (rung for rung in self.rungs if self.may_choose(rung.plan)), key=lambda rung: self._need(rung.forecast)
         )
 
-    def _may_choose(self, plan: Plan) -> bool:
+    def may_choose(self, plan: Plan) -> bool:
+        """Say whether a plan may be chosen: approximate ones only if their precision was asked for."""
         return plan.exact or plan.precision == self.request.precision
+
+    def would_fit(self, width: int, height: int, num_frames: int) -> bool:
+        """Say whether any plan that may be chosen would fit other settings."""
+        request = self.request.model_copy(update={"width": width, "height": height, "num_frames": num_frames})
+        plans = (self._least(rung.plan, num_frames) for rung in reversed(self.rungs) if self.may_choose(rung.plan))
+        return any(self._fits(self._forecast(plan, request)) for plan in plans)
+
+    def _least(self, plan: Plan, num_frames: int) -> Plan:
+        """Return a plan with its knobs at their smallest values, but those that were asked for."""
+        for setting in plan.settings:
+            wished = self.request.chunk_frames if setting.knob is FRAME_CHUNKS else None
+            smallest = min(setting.knob.smaller(None, num_frames), default=1)
+            plan = plan.turned(setting.knob, min(wished or smallest, num_frames))
+        for knob in self.family.knobs:
+            if "denoise" not in knob.stages:
+                plan = plan.turned(knob, min(knob.smaller(None, num_frames)))
+        return plan.housed(plan.home)  # keeps no block
 
     def _need(self, foreseen: Forecast) -> int:
         return foreseen.peak_vram_bytes if self.machine.kind == "cuda" else foreseen.peak_ram_bytes
+
+    def _forecast(self, plan: Plan, request: GenerationRequest | None = None) -> Forecast:
+        return forecast(request or self.request, plan, self._forms, self._experience)
 
     # The rungs
 
     def _rungs(self) -> Iterator[Rung]:
         asked, machine = self.request.precision, self.machine
         possible = precisions_of(machine.kind, machine.capability)
-        compute = compute_precision(self.request, self._preset, machine)
-        precision = compute if asked == "auto" else asked
-        for plan in self._plans(precision, compute):
+        compute = compute_precision(self.request, self.preset, machine)
+        for plan in self._plans(compute if asked == "auto" else asked, compute):
             yield self._rung(plan)
         if asked != "auto":
             return
         for other in APPROXIMATE:
-            if other in possible and other in self._preset.precisions:
+            if other in possible and other in self.preset.precisions:
                 request = self.request.model_copy(update={"precision": other})
-                compute = compute_precision(request, self._preset, machine)
-                plans = [plan for plan in self._plans(other, compute) if plan.name in self._usual()]
-                rungs = [self._rung(replace(plan, name=other)) for plan in plans]
+                compute = compute_precision(request, self.preset, machine)
+                usual = [plan for plan in self._plans(other, compute) if self._is_usual(plan)]
+                rungs = [self._rung(plan.named(other)) for plan in usual]
                 yield next((rung for rung in rungs if rung.fits), rungs[-1])
 
-    def _usual(self) -> tuple[str, ...]:
-        """Return the plans that rounded weights are tried with: smaller than all on the card, but not streamed."""
-        on_card = self.machine.kind == "cuda" and self._forms.pieces
-        return ("turns", "chunks") if on_card else ("resident", "chunks")
+    def _is_usual(self, plan: Plan) -> bool:
+        """Say whether rounded weights are tried with a plan: smaller than all on the card, but not streamed."""
+        if self.machine.kind == "cpu" or self.family.is_small:
+            return True
+        return plan.home is Home.TURNS
 
     def _plans(self, precision: str, compute: str) -> Iterator[Plan]:
-        """Yield the exact ways to run in one precision; chunk sizes are chosen by `_rung`."""
-        plan = Plan("resident", self.machine.device, precision, compute, frames=self._wished())
-        many = self._forms.pieces
+        """Yield the exact ways to run in one precision, fastest first; values of knobs are chosen by `_rung`.
+
+        A knob at 0 is one whose value is still to be chosen.
+        """
+        plan = Plan.of(self.family, self.machine.device, compute, precision)
+        wished = self._wished()
+        if wished:
+            plan = plan.turned(FRAME_CHUNKS, wished)
         yield plan
+        if self.family.is_small:
+            return
+        first, *others = self.family.knobs_for("denoise") or (None,)
         if self.machine.kind == "cpu":
-            if many:
-                yield replace(plan, name="chunks", frames=plan.frames or 0)
+            if first:
+                yield self._to_choose(plan, first).named(first.rung)
             return
-        if not many:
-            return
-        yield replace(plan, name="turns", weights="turns")
-        yield replace(plan, name="chunks", weights="turns", frames=plan.frames or 0)
-        streamed = replace(plan, name="streamed", weights="streamed", frames=plan.frames or 0)
+        yield plan.housed(Home.TURNS).named("turns")
+        if first:
+            yield self._to_choose(plan, first).housed(Home.TURNS).named(first.rung)
+        streamed = (self._to_choose(plan, first) if first else plan).housed(Home.STREAMED).named("streamed")
         yield streamed
-        yield replace(streamed, name="parked", parks_skips=True)
+        for knob in others:
+            streamed = self._to_choose(streamed, knob)
+            yield streamed.named(knob.rung)
+
+    def _to_choose(self, plan: Plan, knob: Knob) -> Plan:
+        return plan if knob.name in plan.knobs else plan.turned(knob, 0)
+
+    @property
+    def _has_chunks(self) -> bool:
+        return FRAME_CHUNKS in self.family.knobs
 
     def _wished(self) -> int | None:
         wished = self.request.chunk_frames
-        return min(wished, self.request.num_frames) if wished and self._forms.pieces else None
+        return min(wished, self.request.num_frames) if wished and self._has_chunks else None
 
     def _rung(self, plan: Plan) -> Rung:
-        plan = self._with_chunks(self._with_bands(plan))
-        foreseen = forecast(self.request, plan, self._forms, self._experience)
-        fits = self._fits(foreseen)
-        return Rung(plan.because(self._reason(plan, foreseen, fits)), foreseen, fits)
+        """Choose the values of a plan's knobs, how many blocks it keeps, and where the other weights wait."""
+        for masters in Masters:
+            tried = self._with_kept_blocks(self._with_values(self._with_small_stages(replace(plan, masters=masters))))
+            foreseen = self._forecast(tried)
+            fits = self._fits(foreseen)
+            if fits or not self._may_read_from_disk(plan, foreseen):
+                break
+        return Rung(tried.because(self._reason(tried, foreseen, fits)), foreseen, fits)
 
-    def _with_bands(self, plan: Plan) -> Plan:
-        """Let the autoencoder work in bands where whole frames would be what does not fit."""
-        if not self._forms.pieces:
-            return plan
-        smallest = replace(plan, frames=1) if plan.frames == 0 else plan
-        foreseen = forecast(self.request, smallest, self._forms, self._experience)
-        stages = foreseen.stages
-        overhead = self._need(foreseen) - max(stage.tensor_bytes for stage in stages.values())
+    def _may_read_from_disk(self, plan: Plan, foreseen: Forecast) -> bool:
+        """Say whether weights may wait in their files: for want of RAM only, and if they are stored as they are used.
+
+        Rounded weights are in no file.
+        """
+        too_little_ram = foreseen.peak_ram_bytes > self.machine.ram_free_bytes
+        away = self.machine.kind == "cuda" and plan.home is not Home.RESIDENT
+        return too_little_ram and away and all(part.precision in EXACT for part in plan.parts.values())
+
+    def _with_small_stages(self, plan: Plan) -> Plan:
+        """Turn the knobs of those other stages than denoising that would be what does not fit."""
+        foreseen = self._forecast(self._at_least(plan))
+        overhead = self._need(foreseen) - max(stage.tensor_bytes for stage in foreseen.stages.values())
         budget = self.machine.free_bytes - self.machine.margin_bytes - overhead
-        if max(stages["decode"].tensor_bytes, stages["encode"].tensor_bytes) <= budget:
-            return plan
-        return replace(plan, vae_rows=BAND_ROWS)
+        for knob in self.family.knobs:
+            stages = [foreseen.stages[stage] for stage in knob.stages if stage != "denoise"]
+            if stages and max(stage.tensor_bytes for stage in stages) > budget:
+                plan = plan.turned(knob, max(knob.steps))
+        return plan
 
-    def _with_chunks(self, plan: Plan) -> Plan:
-        """Give a plan that wants chunks (frames 0) the largest that fit, or one frame."""
-        if plan.frames != 0:
+    def _at_least(self, plan: Plan) -> Plan:
+        """Return a plan in which knobs that are still to be chosen have their smallest values."""
+        for setting in plan.settings:
+            if setting.value == 0:
+                plan = plan.turned(setting.knob, min(setting.knob.smaller(None, self.request.num_frames), default=1))
+        return plan
+
+    def _with_values(self, plan: Plan) -> Plan:
+        """Give every knob that is still to be chosen its largest value that fits, or its smallest."""
+        for setting in plan.settings:
+            if setting.value == 0:
+                values = self._choices(plan, setting.knob)
+                plan = plan.turned(setting.knob, values[_last(values, partial(self._fits_at, plan, setting.knob))])
+        return plan
+
+    def _fits_at(self, plan: Plan, knob: Knob, value: int) -> bool:
+        return self._fits(self._forecast(self._at_least(plan.turned(knob, value))))
+
+    def _choices(self, plan: Plan, knob: Knob) -> Sequence[int]:
+        """Return a knob's values, ascending. A clip in one piece is no chunk, unless its weights are streamed."""
+        if knob.steps:
+            return sorted(knob.steps)
+        frames = self.request.num_frames
+        return range(1, max(1, frames - (plan.home is not Home.STREAMED)) + 1)
+
+    def _with_kept_blocks(self, plan: Plan) -> Plan:
+        """Keep as many blocks of a streamed denoiser on the card as fit, so that less is moved."""
+        if plan.home is not Home.STREAMED:
             return plan
-        low, high = 1, max(1, self.request.num_frames - (plan.weights != "streamed"))
-        while low < high:
-            middle = (low + high + 1) // 2
-            tried = forecast(self.request, replace(plan, frames=middle), self._forms, self._experience)
-            low, high = (middle, high) if self._fits(tried) else (low, middle - 1)
-        return replace(plan, frames=low)
+        denoisers = [self._forms.components[name] for name in self.family.of_role(Role.DENOISER)]
+        most = max((len(component.blocks) for component in denoisers), default=0)
+        keep = _last(range(most + 1), lambda keep: self._fits(self._forecast(plan.housed(Home.STREAMED, keep))))
+        return plan.housed(Home.STREAMED, keep)
 
     def _fits(self, foreseen: Forecast) -> bool:
         machine = self.machine
@@ -221,6 +283,10 @@ class Ladder:
             return f"{plan.words()}: needs {foreseen.peak_ram_bytes / GIB:.1f} GiB of RAM but {ram:.1f} are free."
         return f"{plan.words()}: would take {need:.1f} GiB, but {free}."
 
+    def suggestions(self) -> list[Suggestion]:
+        """Return settings near the wanted ones that fit."""
+        return suggest(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return what was asked for, the machine, every rung, and what would fit where nothing does."""
         asked = self.request.model_dump(
@@ -232,51 +298,6 @@ class Ladder:
             "rungs": [rung.to_dict() for rung in self.rungs],
             "suggestions": [asdict(suggestion) for suggestion in self.suggestions()] if not self.chosen else [],
         }
-
-    # When nothing fits
-
-    def suggestions(self) -> list[Suggestion]:
-        """Return settings that do fit: the most frames at this size, the largest size with these frames, and last the
-        approximate precision that fits these settings, if one does.
-        """
-        request, found = self.request, []
-        frames = range(int(self._preset.num_frames.low), request.num_frames)
-        most = bisect_left(frames, True, key=lambda n: not self._would_fit(request.width, request.height, n))
-        if most:
-            found.append(self._suggest(request.width, request.height, frames[most - 1]))
-        sizes = self._smaller_sizes()
-        most = bisect_left(sizes, True, key=lambda size: not self._would_fit(size[0], size[1], request.num_frames))
-        if most:
-            found.append(self._suggest(*sizes[most - 1], request.num_frames))
-        rounded = (rung.plan.precision for rung in self.rungs if rung.fits and not self._may_choose(rung.plan))
-        if precision := next(rounded, None):
-            size = (request.width, request.height, request.num_frames)
-            words = f"weights rounded to {precision} (approximate)"
-            found.append(Suggestion(*size, f"--precision {precision}", words, precision))
-        return found
-
-    def _smaller_sizes(self) -> list[tuple[int, int]]:
-        """Return sizes of the same aspect, smallest first."""
-        width, height = self.request.width, self.request.height
-        short, step = min(width, height), self._preset.size_multiple * 8
-        sides = range(-(-int(self._preset.side_px.low) // step) * step, short, step)
-        sizes = [match_picture(self._preset, width, height, side) for side in sides]
-        return [size for size in sizes if min(size) < short]
-
-    def _would_fit(self, width: int, height: int, frames: int) -> bool:
-        request = self.request.model_copy(update={"width": width, "height": height, "num_frames": frames})
-        plans = (self._least(rung.plan, frames) for rung in reversed(self.rungs) if self._may_choose(rung.plan))
-        return any(self._fits(forecast(request, plan, self._forms, self._experience)) for plan in plans)
-
-    def _least(self, plan: Plan, frames: int) -> Plan:
-        """Return a plan in its smallest pieces, but in those that were asked for."""
-        piece = plan.frames and min(self.request.chunk_frames or 1, frames)
-        return replace(plan, frames=piece, vae_rows=BAND_ROWS if self._forms.pieces else None)
-
-    def _suggest(self, width: int, height: int, frames: int) -> Suggestion:
-        if frames != self.request.num_frames:
-            return Suggestion(width, height, frames, f"--frames {frames}", f"{frames} frames")
-        return Suggestion(width, height, frames, f"--size {width}x{height}", f"{width} × {height}")
 
 
 def compute_precision(request: GenerationRequest, preset: ModelPreset, machine: Machine) -> str:
@@ -294,32 +315,10 @@ def compute_precision(request: GenerationRequest, preset: ModelPreset, machine: 
     return next((p for p in preset.precisions if p in possible and p in EXACT), "fp32")
 
 
-def smaller_plans(plan: Plan, stage: str, num_frames: int) -> Iterator[Plan]:
-    """Yield the plans below one, each smaller than the last, for a stage ("encode", "denoise", "decode").
-
-    All of them give the same result. What helps the stage that ran out comes first; streaming comes last.
-    """
-    on_card = plan.device != "cpu"
-    if plan.weights == "resident" and on_card:
-        plan = replace(plan, name="turns", weights="turns")
-        yield plan
-    if stage == "denoise":
-        frames = plan.frames or num_frames
-        while frames > 1:
-            frames = -(-frames // 2)
-            plan = replace(plan, name="chunks" if plan.weights != "streamed" else "streamed", frames=frames)
-            yield plan
-        plan = replace(plan, frames=1)
-    elif stage != "load":
-        rows = plan.vae_rows or 2 * BAND_ROWS
-        while rows > _SMALLEST_BAND_ROWS:
-            rows //= 2
-            plan = replace(plan, vae_rows=rows)
-            yield plan
-    if not on_card:
-        return
-    if plan.weights != "streamed":
-        plan = replace(plan, name="streamed", weights="streamed")
-        yield plan
-    if stage == "denoise" and not plan.parks_skips:
-        yield replace(plan, name="parked", parks_skips=True)
+def _last(values: Sequence[int], fits: Callable[[int], bool]) -> int:
+    """Return the index of the last value that fits, 0 if none does; smaller ones fit where larger ones do."""
+    low, high = 0, len(values) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(values[middle]) else (low, middle - 1)
+    return low

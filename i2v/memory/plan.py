@@ -1,146 +1,177 @@
-"""How a request will be run on a machine: precision, where the weights live, and how much is worked on at a time.
+"""How a request will be run: where each component's weights live, how they are stored, and which knobs are turned.
 
-Values only; what they cost is in forecast.py, which one is chosen in ladder.py, and how they are carried out in the
-pipelines. No torch.
+Values only. What a plan costs is in forecast/peaks.py, which one is chosen in ladder.py, and how it is carried out in
+i2v/models. No torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any
 
-from i2v.machine import devices
+from i2v.family import Family, Knob, Role
 from i2v.memory.abilities import APPROXIMATE
-from i2v.request import check_vram
+from i2v.memory.residency import Home, Residency
 
-__all__ = ["GIB", "Machine", "Plan"]
+__all__ = ["Masters", "PartPlan", "Plan", "Setting"]
 
-GIB = 1 << 30
+_HOME_WORDS = {
+    Home.RESIDENT: "weights resident",
+    Home.TURNS: "models take turns",
+    Home.STREAMED: "weights streamed",
+}
+_SIZES = list(Home)  # from the most memory to the least
+
+
+class Masters(StrEnum):
+    """Where weights are that are not on the device."""
+
+    RAM = "ram"  # in main memory, pinned where that is possible
+    DISK = "disk"  # in the model's files, which are mapped into memory: RAM smaller than the model is enough
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """One component: where its weights live, and the precision they are stored in."""
+
+    residency: Residency
+    precision: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A knob at a value."""
+
+    knob: Knob
+    value: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One way to run a request.
+    """One way to run a request of a family. `compute`: the precision that everything is computed in."""
 
-    `precision` is what the denoiser's weights are stored in, `compute` what everything is computed in. `weights`:
-    "resident" (all on the device), "turns" (encoders, denoiser and decoder one after another) or "streamed" (layer by
-    layer). `frames`: worked on at a time in the denoiser, None for all in the model's own forward. `vae_rows`: rows of
-    a frame at a time in the autoencoder, None for whole frames.
-    """
-
+    family: Family
     name: str
     device: str
-    precision: str
     compute: str
-    weights: str = "resident"
-    frames: int | None = None
-    parks_skips: bool = False
-    vae_rows: int | None = None
-    reason: str = ""
+    parts: Mapping[str, PartPlan]
+    settings: tuple[Setting, ...] = ()
+    masters: Masters = Masters.RAM
+    reason: str = field(default="", compare=False)
 
-    @property
-    def exact(self) -> bool:
-        """Whether the frames are those of the model's own weights, up to the order of summation."""
-        return self.precision not in APPROXIMATE
+    @classmethod
+    def of(cls, family: Family, device: str, compute: str, precision: str | None = None) -> Plan:
+        """Return the plan that has everything on the device and turns no knob.
+
+        `precision`: what the denoisers' weights are stored in, left out `compute`.
+        """
+        denoisers = family.of_role(Role.DENOISER)
+        parts = {
+            part.name: PartPlan(Residency(), (precision or compute) if part.name in denoisers else compute)
+            for part in family.parts
+        }
+        return cls(family, "resident", device, compute, parts)
+
+    # Other plans
+
+    def named(self, name: str) -> Plan:
+        return replace(self, name=name)
 
     def because(self, reason: str) -> Plan:
         """Return this plan with a reason."""
         return replace(self, reason=reason)
 
+    def housed(self, home: Home, keep: int = 0) -> Plan:
+        """Return this plan with the weights elsewhere. `keep`: blocks of each denoiser that stay on the device.
+
+        A decoder is small and needed as a whole: where the others are streamed it takes its turn.
+        """
+        decoders, denoisers = self.family.of_role(Role.DECODER), self.family.of_role(Role.DENOISER)
+
+        def residency(name: str) -> Residency:
+            if home is Home.STREAMED and name in decoders:
+                return Residency(Home.TURNS)
+            return Residency(home, keep if home is Home.STREAMED and name in denoisers else 0)
+
+        return replace(self, parts={n: replace(part, residency=residency(n)) for n, part in self.parts.items()})
+
+    def turned(self, knob: Knob, value: int | None) -> Plan:
+        """Return this plan with a knob at a value, or as it was without it for None."""
+        kept = [setting for setting in self.settings if setting.knob.name != knob.name]
+        wanted = kept if value is None else [*kept, Setting(knob, value)]
+        order = [known.name for known in self.family.knobs]
+        return replace(self, settings=tuple(sorted(wanted, key=lambda setting: order.index(setting.knob.name))))
+
+    # What it says
+
+    @property
+    def knobs(self) -> dict[str, int]:
+        """The values of the knobs that are turned, by name."""
+        return {setting.knob.name: setting.value for setting in self.settings}
+
+    @property
+    def residencies(self) -> dict[str, Residency]:
+        """Where each component's weights live."""
+        return {name: part.residency for name, part in self.parts.items()}
+
+    @property
+    def precision(self) -> str:
+        """What the denoisers' weights are stored in."""
+        return self.parts[self.family.of_role(Role.DENOISER)[0]].precision
+
+    @property
+    def home(self) -> Home:
+        """Where weights live in general: the home of those components that take the least of the device."""
+        return max((part.residency.home for part in self.parts.values()), key=_SIZES.index)
+
+    @property
+    def keep(self) -> int:
+        """How many blocks of a denoiser stay on the device while the others are streamed."""
+        return max(part.residency.keep for part in self.parts.values())
+
+    @property
+    def exact(self) -> bool:
+        """Whether the frames are those of the model's own weights, up to the order of summation."""
+        rounded = any(part.precision in APPROXIMATE for part in self.parts.values())
+        return not rounded and all(setting.knob.is_exact for setting in self.settings)
+
+    def way(self, stage: str) -> str:
+        """Return which of its traced ways a stage is run in: that of the last of its knobs that is turned."""
+        ways = [setting.knob.way for setting in self.settings if stage in setting.knob.stages]
+        return ways[-1] if ways else "whole"
+
     def words(self) -> str:
         """Say what the plan does, in words."""
-        parts = [self.precision]
-        if self.frames is None and not self.parks_skips:
-            parts.append("whole clip at once")
-        elif self.frames:
-            parts.append(f"exact chunks of {self.frames} frame{'s' if self.frames > 1 else ''}")
-        parts.append(
-            {"resident": "weights resident", "turns": "models take turns", "streamed": "weights streamed"}[self.weights]
-        )
-        if self.parks_skips:
-            parts.append("skip connections parked in RAM")
-        if self.vae_rows:
-            parts.append(f"decoding in bands of {self.vae_rows} rows")
-        return ", ".join(parts)
+        pieces = [setting for setting in self.settings if "denoise" in setting.knob.stages and not setting.knob.after]
+        later = [setting for setting in self.settings if setting not in pieces]
+        said = [self.precision]
+        said += [setting.knob.said(setting.value) for setting in pieces] or ["whole clip at once"]
+        said.append(_HOME_WORDS[self.home])
+        if self.keep:
+            said.append(f"{self.keep} block{'s' if self.keep > 1 else ''} kept on the card")
+        if self.masters is Masters.DISK:
+            said.append("weights read from disk")
+        said += [setting.knob.said(setting.value) for setting in later]
+        return ", ".join(said)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"exact": self.exact, "words": self.words()}
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where a plan is to run, and how much of it is free. `note` says what is pretended."""
-
-    device: str  # "cpu" or "cuda:0"
-    name: str
-    capability: tuple[int, int] | None
-    vram_total_bytes: int
-    vram_free_bytes: int
-    ram_total_bytes: int
-    ram_free_bytes: int
-    note: str = ""
-
-    @property
-    def kind(self) -> str:
-        return self.device.partition(":")[0]
-
-    @property
-    def total_bytes(self) -> int:
-        """The memory that tensors live in: the card's, or the machine's."""
-        return self.vram_total_bytes if self.kind == "cuda" else self.ram_total_bytes
-
-    @property
-    def free_bytes(self) -> int:
-        return self.vram_free_bytes if self.kind == "cuda" else self.ram_free_bytes
-
-    @property
-    def margin_bytes(self) -> int:
-        """What a plan leaves free for what cannot be foreseen: 4 % of the memory, at least a quarter GiB."""
-        return max(GIB // 4, self.total_bytes // 25)
-
-    @classmethod
-    def detect(cls, own_pids: Collection[int] = ()) -> Machine:
-        """Return this machine now; what `own_pids` hold counts as free, for it will be used again."""
-        memory = devices.machine_memory()
-        free_ram = memory.available_bytes + sum(devices.process_memory_bytes(pid) for pid in own_pids)
-        card = devices.first_visible_gpu(devices.gpus(own_pids))
-        if card is None:
-            return cls("cpu", "the CPU", None, 0, 0, memory.total_bytes, free_ram)
-        free = min(card.total_bytes, card.free_bytes + card.mine_bytes)
-        return cls("cuda:0", card.name, card.capability, card.total_bytes, free, memory.total_bytes, free_ram)
-
-    def pretending(self, vram_gib: float | None) -> Machine:
-        """Return this machine as if its card had `vram_gib`: all of it free. Raises InputError."""
-        if vram_gib is None:
-            return self
-        check_vram(vram_gib)
-        size = int(vram_gib * GIB)
-        note = f"pretending a card of {vram_gib:g} GiB"
-        if self.kind == "cuda" and size > self.vram_total_bytes:
-            note += f", more than the {self.vram_total_bytes / GIB:.1f} GiB that {self.name} has"
-        capability = self.capability or (8, 6)  # of the cards sold most: RTX 30
-        return replace(
-            self,
-            device="cuda:0",
-            name=f"a card of {vram_gib:g} GiB",
-            capability=capability,
-            vram_total_bytes=size,
-            vram_free_bytes=size,
-            note=note,
-        )
-
-    def limited(self, vram_gib: float | None) -> Machine:
-        """Return this machine for a run within `vram_gib` of the card's memory, or of the CPU's where there is none."""
-        if vram_gib is None:
-            return self
-        check_vram(vram_gib)
-        size = int(vram_gib * GIB)
-        note = f"using at most {vram_gib:g} GiB"
-        if size > self.total_bytes:
-            owner = self.name if self.kind == "cuda" else "this machine"
-            note += f", more than the {self.total_bytes / GIB:.1f} GiB that {owner} has"
-        total, free = min(size, self.total_bytes), min(size, self.free_bytes)
-        if self.kind == "cuda":
-            return replace(self, vram_total_bytes=total, vram_free_bytes=free, note=note)
-        return replace(self, ram_total_bytes=total, ram_free_bytes=free, note=note)
+        """Return the plan as plain JSON values."""
+        return {
+            "name": self.name,
+            "device": self.device,
+            "precision": self.precision,
+            "compute": self.compute,
+            "weights": str(self.home),
+            "keep": self.keep,
+            "masters": str(self.masters),
+            "parts": {
+                name: {"home": str(part.residency.home), "keep": part.residency.keep, "precision": part.precision}
+                for name, part in self.parts.items()
+            },
+            "knobs": self.knobs,
+            "reason": self.reason,
+            "exact": self.exact,
+            "words": self.words(),
+        }

@@ -1,25 +1,31 @@
 """What every model family offers the engine: encode, denoise, decode, through three doors.
 
-Knows nothing of jobs, files or plans. A family subclasses `ImageToVideo` in one file of this package and names its
-class `Pipeline`. The engine stands at `denoiser.forward`, `scheduler.step` and `decode`.
+Knows nothing of jobs, files or plans' choice. A family is one file of this package: it names its declaration `FAMILY`,
+subclasses `ImageToVideo` as `Pipeline`, and lists in `traced_calls` what a forecast runs on tensors without data. The
+file is read without torch by whoever only wants the declaration.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-import numpy as np
-import torch
+from i2v.models.lazy import torch
 
-from i2v.memory.plan import Plan
-from i2v.presets.model_preset import ModelPreset
-from i2v.request import GenerationRequest
+if TYPE_CHECKING:
+    from pathlib import Path
 
-__all__ = ["Conditions", "ImageToVideo", "cpu_generator", "draw_noise"]
+    import numpy as np
+
+    from i2v.family import Family
+    from i2v.memory.plan import Plan
+    from i2v.presets.model_preset import ModelPreset
+    from i2v.request import GenerationRequest
+
+__all__ = ["Conditions", "Executor", "ImageToVideo", "cpu_generator", "draw_noise"]
 
 
 @dataclass(frozen=True)
@@ -34,28 +40,76 @@ class Conditions:
     for_decode: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-class ImageToVideo(ABC):
-    """One loaded model: a denoiser, a scheduler, and the ways into and out of its latent space."""
+class Executor(Protocol):
+    """Runs one component in pieces with the same result. It stands in the component's forward once it is made."""
 
-    denoiser: Any  # a torch.nn.Module; the engine's door stands in its place while a run goes on
-    scheduler: Any
-    device: torch.device
-    dtype: torch.dtype
+    def set(self, knobs: Mapping[str, int]) -> None:
+        """Work by these values from the next call on; a knob that is not named is not turned."""
+
+    def remove(self) -> None:
+        """Give the component its own forward back."""
+
+
+class ImageToVideo(ABC):
+    """One loaded model: denoisers, a scheduler, and the ways into and out of its latent space.
+
+    `door` makes the calls of a denoiser: the engine puts its own there while a run goes on.
+    """
+
+    family: ClassVar[Family]
+    door: Callable[[Callable[[], Any]], Any]
+
+    def __init__(self, modules: Mapping[str, torch.nn.Module], scheduler: Any, executors: Sequence[Executor] = ()):
+        from i2v.family import Role
+        from i2v.memory.weights.placement import Placement
+        from i2v.models.binding import streamables
+
+        self._modules, self.scheduler, self.executors = dict(modules), scheduler, tuple(executors)
+        self.door = _straight
+        self.denoisers: dict[str, Any] = {name: modules[name] for name in self.family.of_role(Role.DENOISER)}
+        first = next(iter(self.denoisers.values()))
+        self.device: torch.device = first.device
+        self.dtype: torch.dtype = first.dtype
+        self._streamables = streamables(self.family, modules)
+        self.placement = Placement(self._streamables, self.device)
 
     @classmethod
     @abstractmethod
     def load(cls, folder: Path, preset: ModelPreset, device: torch.device, dtype: torch.dtype) -> ImageToVideo:
         """Load every component from a local folder, safetensors only. Raises ModelFilesError."""
 
-    def arrange(self, plan: Plan) -> None:  # noqa: B027  optional on purpose
-        """Take up how a plan wants the model run; possible between any two calls, also in the middle of denoising.
-
-        A family that has only one way to run ignores it.
-        """
-
-    @abstractmethod
     def modules(self) -> dict[str, torch.nn.Module]:
         """Return the components that hold weights, by name."""
+        return dict(self._modules)
+
+    @property
+    def denoiser(self) -> Any:
+        """The only denoiser, or the first."""
+        return next(iter(self.denoisers.values()))
+
+    def expert_at(self, timestep: torch.Tensor) -> str:
+        """Return the name of the denoiser that is responsible for a timestep."""
+        return next(iter(self.denoisers))
+
+    def arrange(self, plan: Plan) -> None:
+        """Take up how a plan wants the model run; possible between any two calls, also in the middle of denoising."""
+        from i2v.memory.weights.placement import Placement
+
+        device = torch.device(plan.device)
+        if self.device != device:
+            self.device = device
+            self.placement = Placement(self._streamables, device)
+        for executor in self.executors:
+            executor.set(plan.knobs)
+        self.placement.arrange(plan.residencies)
+        self.arranged()
+
+    def arranged(self) -> None:  # noqa: B027  optional on purpose
+        """Do what a family needs after its weights were placed anew."""
+
+    def in_use(self, name: str) -> AbstractContextManager[None]:
+        """Have a component's weights at hand within."""
+        return self.placement.in_use(name)
 
     @abstractmethod
     def encode(self, request: GenerationRequest, image: np.ndarray, generator: torch.Generator) -> Conditions:
@@ -92,20 +146,49 @@ class ImageToVideo(ABC):
         Classifier-free guidance (Ho & Salimans 2022): v = v_neg + g (v_pos - v_neg), in two calls.
         """
         self.scheduler.set_timesteps(request.num_inference_steps, device=self.device)
-        for timestep in self.scheduler.timesteps:
-            prediction = self._predict(latents, timestep, conditions.positive)
-            if conditions.negative is not None:
-                negative = self._predict(latents, timestep, conditions.negative)
-                prediction = negative + request.guidance_scale * (prediction - negative)
-            latents = self.scheduler.step(prediction, timestep, latents).prev_sample
-            if enough():
-                break
+        try:
+            for timestep in self.scheduler.timesteps:
+                prediction = self._predict(latents, timestep, conditions.positive)
+                if conditions.negative is not None:
+                    negative = self._predict(latents, timestep, conditions.negative)
+                    prediction = negative + self.guidance_at(timestep, request) * (prediction - negative)
+                latents = self.scheduler.step(prediction, timestep, latents).prev_sample
+                if enough():
+                    break
+        finally:
+            for name in self.denoisers:
+                self.placement.drop(name)
         return latents
+
+    def guidance_at(self, timestep: torch.Tensor, request: GenerationRequest) -> float:
+        """Return the guidance scale at a timestep: experts may each have their own."""
+        return request.guidance_scale
+
+    def denoiser_for(self, timestep: torch.Tensor) -> Callable[..., Any]:
+        """Return the denoiser that is responsible for a timestep, reached through the door.
+
+        Its weights are brought inside the door, so that memory may run out there too; another expert's go first.
+        """
+        name = self.expert_at(timestep)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for other in self.denoisers:
+                if other != name:
+                    self.placement.drop(other)
+            self.placement.bring(name)
+            return self.denoisers[name](*args, **kwargs)
+
+        return lambda *args, **kwargs: self.door(lambda: call(*args, **kwargs))
 
     def _predict(
         self, latents: torch.Tensor, timestep: torch.Tensor, conditions: dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        return self.denoiser(latents.to(self.dtype), timestep, **conditions, return_dict=False)[0].float()
+        denoiser = self.denoiser_for(timestep)
+        return denoiser(latents.to(self.dtype), timestep, **conditions, return_dict=False)[0].float()
+
+
+def _straight(call: Callable[[], Any]) -> Any:
+    return call()
 
 
 def cpu_generator(seed: int) -> torch.Generator:

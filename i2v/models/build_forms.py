@@ -1,4 +1,4 @@
-"""Traces a model's memory formulas: `python -m i2v.models.build_forms PRESET [--home HOME | --ship] [--precision P]`.
+"""Traces a model's memory formulas: `python -m i2v.models.build_forms PRESET [--ship] [--precision P]`.
 
 Takes no weights and no GPU; the full-size I2VGen-XL takes about half a minute per precision. Without --ship the table
 goes to the home folder, for the model that is installed there.
@@ -7,60 +7,156 @@ goes to the home folder, for the model that is installed there.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import multiprocessing
-from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from importlib import import_module
+from collections.abc import Collection
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from i2v.memory.forecast.forms import ModelForms, PeakForm
+import torch
+
+from i2v.family import Architecture, Part
+from i2v.memory.forecast.calls import TracedCall
+from i2v.memory.forecast.forms import CallForms, Component, ModelForms, PeakForm
 from i2v.memory.forecast.tables import TABLES, architecture_of, find_forms, forms_path, table_key, versions, width_of
+from i2v.memory.forecast.trace import count_operations, fake_tensors, find_peak_form
+from i2v.models.binding import blocks_of, build_component, family_module, parts_of
 from i2v.models.download import model_folder
 from i2v.presets.model_preset import ModelPreset, preset_named
 from i2v.settings import Settings
 
-__all__ = ["build_forms", "forms_of"]
+__all__ = ["build_forms", "count_parameters", "forms_of", "plain_forms", "trace_call"]
 
-SHARES = ("longest", "rest")  # of a family's parts, about as long as one another
+_DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
+_CASTABLE = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)  # what layerwise casting stores smaller
 _log = logging.getLogger(__name__)
 
 
-def build_forms(preset: ModelPreset, architecture: Mapping[str, Any], widths: tuple[str, ...]) -> ModelForms:
+def build_forms(preset: ModelPreset, architecture: Architecture, widths: tuple[str, ...]) -> ModelForms:
     """Trace a model. `widths`: of "fp16" (any 2-byte numbers) and "fp32". Raises ValueError when it has no formula.
 
     Two processes share the work, which is Python's and runs on one core each.
     """
+    text = json.dumps(architecture)
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        going = {
-            width: [pool.submit(_find_peaks, preset.family, architecture, width, share) for share in SHARES]
+        outlines = pool.submit(_outlines, preset.family, text).result()
+        found: dict[tuple[str, str, str], Future[PeakForm | None]] = {
+            (width, call, way): pool.submit(_find_form, preset.family, text, width, call, way)
+            for width in widths
+            for call, (_, ways, _) in outlines.items()
+            for way in ways
+        }
+        counted = {
+            name: pool.submit(_count, preset.family, text, name) for name, (_, _, counts) in outlines.items() if counts
+        }
+        operations = {name: future.result() for name, future in counted.items()}
+        forms = {key: future.result() for key, future in found.items()}
+        calls = {
+            width: {
+                name: replace(
+                    plain[width],
+                    ways=plain[width].ways | {way: form for way in ways if (form := forms[width, name, way])},
+                    operations=operations.get(name, {}),
+                )
+                for name, (plain, ways, _) in outlines.items()
+            }
             for width in widths
         }
-        operations = pool.submit(_find_operations, preset.family, architecture)
-        family = import_module(f"i2v.models.{preset.family}_memory")
-        return ModelForms(
-            key=table_key(preset, architecture),
-            scale=family.scale_of(architecture),
-            levels=family.levels_of(architecture),
-            components=family.component_sizes(architecture),
-            operations=operations.result(),
-            peaks={
-                width: {name: form for share in shares for name, form in share.result().items()}
-                for width, shares in going.items()
-            },
-            versions=versions(),
+    family = preset.declared
+    return ModelForms(
+        key=table_key(preset, architecture),
+        geometry=family_module(preset.family).geometry_of(architecture),
+        components={part.name: count_parameters(part, architecture) for part in parts_of(family, architecture)},
+        calls=calls,
+        versions=versions(),
+    )
+
+
+# In the processes of the pool
+
+
+@lru_cache(maxsize=1)
+def _enter_fake_tensors() -> ExitStack:
+    """Make this process one whose tensors have no data, from here on."""
+    stack = ExitStack()
+    stack.enter_context(fake_tensors())
+    return stack
+
+
+@lru_cache(maxsize=4)
+def _traced_calls(family: str, architecture: str, width: str) -> dict[str, TracedCall]:
+    """Return a family's calls, by name."""
+    _enter_fake_tensors()
+    calls = family_module(family).traced_calls(json.loads(architecture), _DTYPES[width])
+    return {call.name: call for call in calls}
+
+
+def _outlines(family: str, architecture: str) -> dict[str, tuple[dict[str, CallForms], list[str], bool]]:
+    """Return of every call what needs no tracing, by width; the ways to trace; and whether its operations count."""
+    by_width = {width: _traced_calls(family, architecture, width) for width in _DTYPES}
+    return {
+        name: (
+            {width: plain_forms(calls[name]) for width, calls in by_width.items()},
+            list(call.ways),
+            bool(call.counted),
         )
+        for name, call in by_width["fp16"].items()
+    }
 
 
-def _find_peaks(family: str, architecture: Mapping[str, Any], width: str, share: str) -> dict[str, PeakForm]:
-    found: dict[str, PeakForm] = import_module(f"i2v.models.{family}_memory").find_peaks(architecture, width, share)
-    return found
+def plain_forms(call: TracedCall, ways: Collection[str] = ()) -> CallForms:
+    """Return the forms of a call with these ways traced; call it within `fake_tensors` if there are any."""
+    found = {way: form for way in ways if (form := trace_call(call, way))}
+    return CallForms(call.stage, call.component, dict(call.given) | found, call.held, dict(call.ram), {}, call.per)
 
 
-def _find_operations(family: str, architecture: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = import_module(f"i2v.models.{family}_memory").find_operations(architecture)
-    return found
+def _find_form(family: str, architecture: str, width: str, name: str, way: str) -> PeakForm | None:
+    return trace_call(_traced_calls(family, architecture, width)[name], way)
+
+
+def trace_call(call: TracedCall, way: str) -> PeakForm | None:
+    """Return the formula of one way of a call, None for an optional way without one. Raises ValueError."""
+    try:
+        return find_peak_form(call.ways[way])
+    except ValueError as error:
+        if way not in call.optional:
+            raise
+        _log.warning("%s; it is taken for whole frames", error)
+        return None
+
+
+def _count(family: str, architecture: str, name: str) -> dict[str, float]:
+    counted = _traced_calls(family, architecture, "fp16")[name].counted
+    return count_operations(counted) if counted else {}
+
+
+# In the process that asked
+
+
+def count_parameters(part: Part, architecture: Architecture) -> Component:
+    """Return what a forecast needs to know of the weights of a component."""
+    with torch.device("meta"):
+        module = build_component(part, architecture[part.name])
+    blocks = blocks_of(part, module)
+    inside = {id(leaf) for block in blocks for leaf in block.modules()}
+    leaves = [(leaf, sum(p.numel() for p in leaf.parameters(recurse=False))) for leaf in module.modules()]
+    return Component(
+        parameters=_parameters(module),
+        blocks=tuple(_parameters(block) for block in blocks),
+        window=part.held_at_once + 1,  # and one that is fetched meanwhile
+        rest_at_once=max((count for leaf, count in leaves if id(leaf) not in inside), default=0),
+        largest_leaf=max(count for _, count in leaves),
+        linear=sum(_parameters(leaf) for leaf in module.modules() if isinstance(leaf, torch.nn.Linear)),
+        castable=sum(_parameters(leaf) for leaf in module.modules() if isinstance(leaf, _CASTABLE)),
+    )
+
+
+def _parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def forms_of(preset: ModelPreset, home: Path, precision: str) -> ModelForms:
@@ -75,7 +171,7 @@ def forms_of(preset: ModelPreset, home: Path, precision: str) -> ModelForms:
     path = forms_path(home, forms.key)
     before = ModelForms.load(path)
     if before:
-        forms.peaks.update({width: peaks for width, peaks in before.peaks.items() if width not in forms.peaks})
+        forms.calls.update({width: calls for width, calls in before.calls.items() if width not in forms.calls})
     try:
         forms.save(path)
     except OSError as error:  # the next time it is traced again

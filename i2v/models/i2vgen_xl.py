@@ -5,47 +5,56 @@ guidance takes two calls instead of one batch of two, latents and scheduler stay
 and all noise is drawn on the CPU from the request's own generator. That generator is read in this order: first
 the noise of the picture's latent (`encode`), then the video's (`draw_latents`). Nothing else is random.
 
-How it is run (in pieces, with weights elsewhere) is in i2v/memory; `arrange` puts that to work.
+The lower part says what of it is traced for a forecast. Torch is imported at its first use (lazy.py).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeAlias
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    I2VGenXLUNet,
-    UniPCMultistepScheduler,
-)
-from PIL import Image
-from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
-
-from i2v.errors import ModelFilesError, NotFiniteError
-from i2v.memory.exact.kl import decode_in_bands, encode_in_bands
-from i2v.memory.exact.unet import ExactForward, layers_in_order
-from i2v.memory.plan import Plan
-from i2v.memory.weights.placement import Placement
+from i2v.errors import NotFiniteError
+from i2v.family import Architecture, Family, Geometry, Part, Role, Rules
+from i2v.memory.knobs import FRAME_CHUNKS, PARKED_SKIPS, VAE_BANDS
 from i2v.models.base import Conditions, ImageToVideo, draw_noise
-from i2v.models.files import component_folder
-from i2v.models.loading import load_scheduler, load_tokenizer, load_weights
+from i2v.models.lazy import torch, transformers
+from i2v.models.picture_encoding import PictureEncoding, to_frames, unit_range
 from i2v.models.text import encode_prompts, tokenize
-from i2v.presets.model_preset import ModelPreset
-from i2v.request import GenerationRequest
 
-__all__ = ["PictureEncoding", "Pipeline"]
+if TYPE_CHECKING:
+    from pathlib import Path
 
-Scheduler: TypeAlias = DDIMScheduler | EulerDiscreteScheduler | DPMSolverMultistepScheduler | UniPCMultistepScheduler
-_SCHEDULERS = (DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler)
+    import numpy as np
+
+    from i2v.memory.forecast.calls import TracedCall
+    from i2v.presets.model_preset import ModelPreset
+    from i2v.request import GenerationRequest
+
+__all__ = ["FAMILY", "Pipeline", "geometry_of", "traced_calls"]
+
+FAMILY = Family(
+    name="i2vgen_xl",
+    parts=(
+        Part("text_encoder", "transformers:CLIPTextModel", Role.ENCODER, "transformers:CLIPTextConfig"),
+        Part(
+            "image_encoder", "transformers:CLIPVisionModelWithProjection", Role.ENCODER, "transformers:CLIPVisionConfig"
+        ),
+        Part(
+            "unet", "diffusers:I2VGenXLUNet", Role.DENOISER,
+            blocks="i2v.memory.exact.unet:layers_in_order",
+            held_at_once=2,  # an upsampler is held together with the resnet after it
+        ),
+        Part("vae", "diffusers:AutoencoderKL", Role.DECODER),
+    ),
+    rules=Rules(size_multiple=8),  # the autoencoder's; the unet takes any number of latent cells
+    knobs=(FRAME_CHUNKS, PARKED_SKIPS, VAE_BANDS),
+    code=("memory.exact.unet", "memory.exact.unet_layers", "memory.exact.kl", "memory.exact.group_norm"),
+)  # fmt: skip
+_SCHEDULERS = (
+    "DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler",
+)  # fmt: skip
 
 _PREVIEW_PX = 160
 _PREVIEW_FRAMES = 6
@@ -60,115 +69,41 @@ _LATENT_TO_RGB = (
 )
 
 
-@dataclass(frozen=True)
-class PictureEncoding:
-    """How a picture becomes the vision encoder's input: side in pixels, then mean and deviation per colour.
-
-    Read from the folder's preprocessor_config.json, so that the numbers do not depend on which image backend
-    transformers finds installed.
-    """
-
-    side_px: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def load(cls, folder: Path) -> PictureEncoding:
-        """Read feature_extractor/preprocessor_config.json. Raises ModelFilesError."""
-        path = component_folder(folder, "feature_extractor") / "preprocessor_config.json"
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-            side = config["crop_size"]
-            side = side["height"] if isinstance(side, dict) else side
-            return cls(int(side), tuple(config["image_mean"]), tuple(config["image_std"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelFilesError(f"{path} is not readable", "Download the model again.") from error
-
-    def pixels(self, image: np.ndarray) -> torch.Tensor:
-        """Return the centre square of an image (H, W, 3) uint8, normalised. Shape (1, 3, side, side)."""
-        small = _centre_square(Image.fromarray(image)).resize((self.side_px, self.side_px), Image.Resampling.BILINEAR)
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
-        return (_unit_range(np.asarray(small)) - mean) / std
-
-
-def _centre_square(image: Image.Image) -> Image.Image:
-    """Return a square as wide as the image, which a wide image is first enlarged to fill.
-
-    The order (enlarge, cut, reduce) and the rounding are upstream's, where they decide the pixels.
-    """
-    side = image.width
-    scale = min(1.0, image.height / side)
-    grown = image.resize((round(side // scale), round(image.height // scale)), Image.Resampling.BOX)
-    left, top = (grown.width - side) // 2, (grown.height - side) // 2
-    return grown.crop((left, top, left + side, top + side))
-
-
-def _unit_range(image: np.ndarray) -> torch.Tensor:
-    """Return an image (H, W, 3) uint8 as float32 in 0..1. Shape (1, 3, H, W)."""
-    return torch.tensor(image).permute(2, 0, 1).unsqueeze(0).float() / 255
-
-
-def _to_frames(pictures: torch.Tensor) -> np.ndarray:
-    """Return pictures (n, 3, H, W) in -1..1 as (n, H, W, 3) uint8."""
-    unit = (pictures / 2 + 0.5).clamp(0, 1)
-    return (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-
-
 class Pipeline(ImageToVideo):
     """I2VGen-XL."""
 
-    scheduler: Scheduler
+    family = FAMILY
 
     def __init__(
         self,
-        tokenizer: CLIPTokenizer,
-        text_encoder: CLIPTextModel,
+        tokenizer: transformers.CLIPTokenizer,
         picture_encoding: PictureEncoding,
-        image_encoder: CLIPVisionModelWithProjection,
-        vae: AutoencoderKL,
-        unet: I2VGenXLUNet,
-        scheduler: Scheduler,
+        modules: Mapping[str, Any],
+        scheduler: Any,
     ):
-        self.tokenizer, self.text_encoder = tokenizer, text_encoder
-        self.picture_encoding, self.image_encoder = picture_encoding, image_encoder
-        self.vae, self.unet, self.denoiser, self.scheduler = vae, unet, unet, scheduler
-        self.device, self.dtype = unet.device, unet.dtype
-        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        self._exact = ExactForward(unet)
-        self._vae_rows: int | None = None
-        self._placement = Placement(self.modules(), layers_in_order(unet), self.device)
+        from i2v.memory.exact.kl import ExactKL
+        from i2v.memory.exact.unet import ExactForward
+
+        self.tokenizer, self.picture_encoding = tokenizer, picture_encoding
+        self.text_encoder, self.image_encoder = modules["text_encoder"], modules["image_encoder"]
+        self.vae, self.unet = modules["vae"], modules["unet"]
+        self.vae_scale_factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self._exact = ExactForward(self.unet)
+        super().__init__(modules, scheduler, (self._exact, ExactKL(self.vae)))
 
     @classmethod
     def load(cls, folder: Path, preset: ModelPreset, device: torch.device, dtype: torch.dtype) -> Pipeline:
+        from i2v.models.loading import load_parts, load_scheduler, load_tokenizer
+
         return cls(
-            load_tokenizer(folder, "tokenizer", CLIPTokenizer),
-            load_weights(folder, "text_encoder", CLIPTextModel, device, dtype),
+            load_tokenizer(folder, "tokenizer", transformers.CLIPTokenizer),
             PictureEncoding.load(folder),
-            load_weights(folder, "image_encoder", CLIPVisionModelWithProjection, device, dtype),
-            load_weights(folder, "vae", AutoencoderKL, device, dtype),
-            load_weights(folder, "unet", I2VGenXLUNet, device, dtype),
+            load_parts(folder, FAMILY, device, dtype),
             load_scheduler(folder, "scheduler", _SCHEDULERS),
         )
 
-    def arrange(self, plan: Plan) -> None:
-        self._exact.frames, self._exact.parks_skips = plan.frames, plan.parks_skips
-        self._vae_rows = plan.vae_rows
-        if self.device != torch.device(plan.device):
-            self.device = torch.device(plan.device)
-            self._placement = Placement(self.modules(), layers_in_order(self.unet), self.device)
-            if plan.weights == "resident":
-                for module in self.modules().values():
-                    module.to(self.device)
-        self._placement.arrange(plan.weights)
-        self._exact.weights = self._placement.layer_stream
-
-    def modules(self) -> dict[str, torch.nn.Module]:
-        return {
-            "text_encoder": self.text_encoder,
-            "image_encoder": self.image_encoder,
-            "vae": self.vae,
-            "unet": self.unet,
-        }
+    def arranged(self) -> None:
+        self._exact.weights = self.placement.stream("unet")
 
     def encode(self, request: GenerationRequest, image: np.ndarray, generator: torch.Generator) -> Conditions:
         picture = self._embed_picture(image)
@@ -190,12 +125,12 @@ class Pipeline(ImageToVideo):
         return Conditions(positive, negative)
 
     def _embed(self, prompt: str) -> torch.Tensor:
-        with self._placement.in_use("text_encoder"):
+        with self.in_use("text_encoder"):
             return encode_prompts(self.text_encoder, tokenize(self.tokenizer, [prompt]), self.device)
 
     def _embed_picture(self, image: np.ndarray) -> torch.Tensor:
         pixels = self.picture_encoding.pixels(image).to(self.device, self.dtype)
-        with self._placement.in_use("image_encoder"):
+        with self.in_use("image_encoder"):
             return self.image_encoder(pixels).image_embeds.unsqueeze(1)
 
     def _image_latents(self, image: np.ndarray, num_frames: int, generator: torch.Generator) -> torch.Tensor:
@@ -203,12 +138,9 @@ class Pipeline(ImageToVideo):
 
         Shape (1, C, F, h, w).
         """
-        pixels = (_unit_range(image) * 2 - 1).to(self.device, self.dtype)
-        with self._placement.in_use("vae"):
-            if self._vae_rows:
-                posterior = encode_in_bands(self.vae, pixels, self._vae_rows)
-            else:
-                posterior = self.vae.encode(pixels).latent_dist
+        pixels = (unit_range(image) * 2 - 1).to(self.device, self.dtype)
+        with self.in_use("vae"):
+            posterior = self.vae.encode(pixels).latent_dist
         noise = draw_noise(tuple(posterior.mean.shape), generator, self.device)
         first = (posterior.mean.float() + posterior.std.float() * noise) * self.vae.config.scaling_factor
         times = torch.arange(1, num_frames, device=self.device) / max(num_frames - 1, 1)
@@ -217,7 +149,7 @@ class Pipeline(ImageToVideo):
 
     def draw_latents(self, request: GenerationRequest, generator: torch.Generator) -> torch.Tensor:
         height, width = request.height // self.vae_scale_factor, request.width // self.vae_scale_factor
-        shape = (1, self.denoiser.config.in_channels, request.num_frames, height, width)
+        shape = (1, self.unet.config.in_channels, request.num_frames, height, width)
         # A scheduler's first noise level may depend on the number of steps.
         self.scheduler.set_timesteps(request.num_inference_steps, device=self.device)
         return draw_noise(shape, generator, self.device) * self.scheduler.init_noise_sigma
@@ -237,35 +169,22 @@ class Pipeline(ImageToVideo):
             return signal * seen - spoilt * noise
         return (seen - spoilt * noise) / max(signal, 1e-4)
 
-    def denoise(
-        self,
-        latents: torch.Tensor,
-        conditions: Conditions,
-        request: GenerationRequest,
-        enough: Callable[[], bool] = lambda: False,
-    ) -> torch.Tensor:
-        with self._placement.in_use("unet"):
-            return super().denoise(latents, conditions, request, enough)
-
     def decode(
         self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest, first: int = 0
     ) -> Iterator[np.ndarray]:
-        with self._placement.in_use("vae"):
+        with self.in_use("vae"):
             for latent in latents[0].unbind(dim=1)[first:]:
                 yield self._decode_frame(latent.unsqueeze(0))
 
     def _decode_frame(self, latent: torch.Tensor) -> np.ndarray:
         scaled = (latent / self.vae.config.scaling_factor).to(self.dtype)
-        if self._vae_rows:
-            picture = decode_in_bands(self.vae, scaled, self._vae_rows)
-        else:
-            picture = self.vae.decode(scaled).sample
+        picture = self.vae.decode(scaled).sample
         if not bool(torch.isfinite(picture).all()):
             raise NotFiniteError(
                 f"the numbers overflowed while decoding in {self.dtype}, so the frame would be black",
                 "Try precision bf16 or fp32.",
             )
-        return _to_frames(picture.float())[0]
+        return to_frames(picture.float())[0]
 
     def preview(self, latents: torch.Tensor, conditions: Conditions, request: GenerationRequest) -> np.ndarray:
         frames = latents.shape[2]
@@ -274,4 +193,96 @@ class Pipeline(ImageToVideo):
         rgb = torch.einsum("cfhw,cr->frhw", some, torch.tensor(_LATENT_TO_RGB, device=latents.device))
         scale = _PREVIEW_PX / max(rgb.shape[-2:])
         size = tuple(max(8, round(side * scale)) for side in rgb.shape[-2:])
-        return _to_frames(F.interpolate(rgb, size, mode="bilinear"))
+        return to_frames(torch.nn.functional.interpolate(rgb, size, mode="bilinear"))
+
+
+# What is traced
+
+
+def geometry_of(architecture: Architecture) -> Geometry:
+    """Return how pixels become latents, and how many sizes the denoiser works at."""
+    scale = 2 ** (len(architecture["vae"]["block_out_channels"]) - 1)
+    return Geometry(scale=scale, levels=len(architecture["unet"]["block_out_channels"]))
+
+
+# Unlike one another in every dimension, small, with at least two pieces of everything. Their latents are odd at every
+# level, so that no level's pixels are a multiple of another's; two that differ in everything tell the products apart.
+_PROBES = (
+    {"width": 264, "height": 136, "num_frames": 7, "chunk_frames": 2, "vae_rows": 16},
+    {"width": 392, "height": 264, "num_frames": 11, "chunk_frames": 3, "vae_rows": 24},
+)
+# Sizes that halve evenly at every level, so that each level's pixels are a fixed share of the first one's.
+_EVEN = tuple(
+    {"width": 64 * w, "height": 64 * h, "num_frames": f}
+    for w, h, f in ((4, 3, 5), (3, 5, 9), (6, 4, 3), (5, 7, 2), (8, 8, 16))
+)
+
+
+def traced_calls(architecture: Architecture, dtype: torch.dtype) -> list[TracedCall]:
+    """Return every call of a run; call it within `fake_tensors`."""
+    from i2v.memory.forecast.forms import PeakForm
+    from i2v.models.traced_parts import kl_calls, text_encoder_call, vision_encoder_call
+
+    geometry, channels = geometry_of(architecture), architecture["vae"]["latent_channels"]
+    return [
+        text_encoder_call(FAMILY, architecture, geometry, _PROBES, dtype),
+        vision_encoder_call(FAMILY, architecture, geometry, _PROBES, dtype),
+        # While decoding, float32 latents wait.
+        *kl_calls(FAMILY, architecture, geometry, dtype, PeakForm(({"F*A0": channels * 4},)), _EVEN),
+        _denoiser_call(architecture, geometry, dtype),
+    ]
+
+
+def _denoiser_call(architecture: Architecture, geometry: Geometry, dtype: torch.dtype) -> TracedCall:
+    from i2v.memory.exact.unet import ExactForward
+    from i2v.memory.forecast.calls import TracedCall
+    from i2v.memory.forecast.forms import PeakForm
+    from i2v.memory.forecast.trace import Part as TracedPart
+    from i2v.models.traced_parts import fake_part, variables_by
+
+    unet, variables = fake_part(FAMILY, "unet", architecture, dtype), variables_by(geometry)
+    forward = ExactForward(unet)
+    channels, width = unet.config.in_channels, unet.config.cross_attention_dim
+
+    def inputs(probe: Mapping[str, int]) -> dict[str, Any]:
+        size = (1, channels, probe["num_frames"], probe["height"] // geometry.scale, probe["width"] // geometry.scale)
+        return {
+            "weights": unet,
+            "chunk_frames": probe.get("chunk_frames"),
+            "sample": torch.empty(size, dtype=dtype),
+            "timestep": torch.tensor(1),
+            "fps": torch.tensor([16]),
+            "image_latents": torch.empty(size, dtype=dtype),
+            "image_embeddings": torch.empty((1, 1, width), dtype=dtype),
+            "encoder_hidden_states": torch.empty((1, 77, width), dtype=dtype),
+        }
+
+    def run(knobs: tuple[str, ...], inputs: dict[str, Any]) -> Any:
+        forward.set(dict.fromkeys(knobs, inputs["chunk_frames"]))
+        return unet(**{name: value for name, value in inputs.items() if name not in ("weights", "chunk_frames")})
+
+    places = [f"F*{kind}{level}" for level in range(geometry.levels) for kind in "AP"]
+    products = ["1", "F", "c", "A0", *places, *(f"c*A{level}" for level in range(geometry.levels))]
+    knobs = {"whole": (), "pieces": ("chunk_frames",), "parked": ("chunk_frames", "parked_skips")}
+    ways = {
+        way: TracedPart(f"denoise.{way}", _PROBES, variables, products, inputs, partial(run, turned))
+        for way, turned in knobs.items()
+    }
+    # Float32 latents and the first half of guidance, and in the model's numbers its input and the image latents.
+    number = torch.empty((), dtype=dtype).element_size()
+    held = PeakForm(({"F*A0": architecture["unet"]["in_channels"] * (2 * 4 + 2 * number)},))
+    terms = ["F", "F*A0", "F*A0*A0", "F*F*A0"]
+    counted = TracedPart("denoise", _EVEN, variables, terms, inputs, ways["whole"].run)
+    parked = {"parked": PeakForm((_skips(architecture, number),))}
+    return TracedCall("denoise", "denoise", "unet", ways, held=held, ram=parked, counted=counted, per="pass")
+
+
+def _skips(architecture: Architecture, number: int) -> dict[str, float]:
+    """Return what the skip connections take, in numbers of so many bytes."""
+    unet = architecture["unet"]
+    skips = Counter({"F*A0": unet["block_out_channels"][0]})
+    for level, channels in enumerate(unet["block_out_channels"]):
+        skips[f"F*A{level}"] += channels * unet["layers_per_block"]
+        if level + 1 < len(unet["block_out_channels"]):
+            skips[f"F*A{level + 1}"] += channels
+    return {name: number * count for name, count in skips.items()}

@@ -8,12 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
+import diffusers
 import torch
 
 from i2v.errors import ModelFilesError
+from i2v.family import Family
+from i2v.models.binding import class_of
 from i2v.models.files import check_weights, component_folder, find_variant
 
-__all__ = ["load_config", "load_scheduler", "load_tokenizer", "load_weights"]
+__all__ = ["load_config", "load_parts", "load_scheduler", "load_tokenizer", "load_weights"]
 
 T = TypeVar("T", bound=Any)
 
@@ -48,6 +51,11 @@ def load_weights(folder: Path, name: str, cls: type[T], device: torch.device, dt
     return module.to(device).eval().requires_grad_(False)
 
 
+def load_parts(folder: Path, family: Family, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Load every component of a family, by name. Raises ModelFilesError."""
+    return {part.name: load_weights(folder, part.name, class_of(part.cls), device, dtype) for part in family.parts}
+
+
 def load_config(folder: Path, name: str, cls: type[T]) -> T:
     """Build a component without weights (a scheduler, a renderer) from its config. Raises ModelFilesError."""
     path = component_folder(folder, name)
@@ -57,18 +65,19 @@ def load_config(folder: Path, name: str, cls: type[T]) -> T:
         raise ModelFilesError(f"{path} has no readable configuration", "Download the model again.") from error
 
 
-def load_scheduler(folder: Path, name: str, allowed: tuple[type[T], ...]) -> T:
+def load_scheduler(folder: Path, name: str, allowed: tuple[str, ...]) -> Any:
     """Build the scheduler that the folder names where it is allowed, else the first allowed one.
 
-    Raises ModelFilesError.
+    `allowed`: names of diffusers' classes. Raises ModelFilesError.
     """
     path = component_folder(folder, name)
+    first = getattr(diffusers, allowed[0])
     try:
-        config = allowed[0].load_config(path, local_files_only=True)
+        config = first.load_config(path, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ModelFilesError(f"{path} has no readable configuration", "Download the model again.") from error
-    named = {cls.__name__: cls for cls in allowed}.get(config.get("_class_name"), allowed[0])
-    return named.from_config(config)
+    wished = config.get("_class_name")
+    return (getattr(diffusers, wished) if wished in allowed else first).from_config(config)
 
 
 def load_tokenizer(folder: Path, name: str, cls: type[T]) -> T:

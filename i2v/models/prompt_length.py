@@ -12,7 +12,6 @@ __all__ = ["PromptLength", "measure_prompt"]
 
 # How CLIP splits words (Radford et al., 2021), as transformers' CLIPTokenizer does it.
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-_MARKS = 2  # the start and end tokens
 
 
 class PromptLength:
@@ -22,13 +21,16 @@ class PromptLength:
         self.tokens, self.limit, self.cut = tokens, limit, cut
 
 
-def measure_prompt(tokenizer_folder: Path, prompt: str, limit: int) -> PromptLength:
-    """Count a prompt's tokens with the model's own tokenizer. Raises OSError or ValueError when it cannot be read."""
+def measure_prompt(tokenizer_folder: Path, prompt: str, limit: int, marks: int = 2) -> PromptLength:
+    """Count a prompt's tokens with the model's own tokenizer; `marks`: those it adds, such as start and end.
+
+    Raises OSError or ValueError when the tokenizer cannot be read.
+    """
     encoding = _tokenizer(tokenizer_folder).encode(prompt, add_special_tokens=False)
-    tokens = len(encoding.ids) + _MARKS
+    tokens = len(encoding.ids) + marks
     if tokens <= limit:
         return PromptLength(tokens, limit, "")
-    first_lost = encoding.offsets[limit - _MARKS][0]
+    first_lost = encoding.offsets[limit - marks][0]
     return PromptLength(tokens, limit, prompt[first_lost:])
 
 

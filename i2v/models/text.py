@@ -6,13 +6,12 @@ Knows nothing of images or denoisers. Embeddings come from the penultimate layer
 
 from __future__ import annotations
 
-import torch
-from transformers import CLIPTextModel, CLIPTokenizer
+from i2v.models.lazy import torch, transformers
 
 __all__ = ["encode_prompts", "tokenize"]
 
 
-def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
+def tokenize(tokenizer: transformers.CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
     """Return token ids padded and cut to the tokenizer's length. Shape (B, tokens), int64."""
     return tokenizer(
         prompts,
@@ -24,7 +23,7 @@ def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:
 
 
 def encode_prompts(
-    text_encoder: CLIPTextModel, input_ids: torch.Tensor, device: torch.device | str | None = None
+    text_encoder: transformers.CLIPTextModel, input_ids: torch.Tensor, device: torch.device | str | None = None
 ) -> torch.Tensor:
     """Return prompt embeddings of the penultimate layer, normalised. Shape (B, tokens, hidden).
 

@@ -6,6 +6,7 @@ Knows the limits and defaults of a model, where its files come from and what its
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from i2v.errors import InputError
+from i2v.family import Family, Rules
 
 __all__ = [
     "CONFIG_FOLDER",
@@ -20,6 +22,8 @@ __all__ = [
     "Defaults",
     "HubSource",
     "ModelPreset",
+    "check_against_family",
+    "declared_family",
     "first_problem",
     "load_presets",
     "preset_named",
@@ -76,9 +80,9 @@ class ModelPreset(_Strict):
     """One model a person can choose.
 
     `draft` and `best`: settings that are quicker, or look better, than the defaults.
-    `can_loop`: it can make the end of a clip flow into its beginning. `vocabulary_file`: the words it knows (see
-    vocabulary.py), inside the package; without one nothing is said of a prompt's words. `nothing_known`: what the page
-    says of a prompt in which the model knows none of them.
+    `vocabulary_file`: the words it knows (see vocabulary.py), inside the package; without one nothing is said of a
+    prompt's words. `nothing_known`: what the page says of a prompt in which the model knows none of them. What sizes
+    and numbers of frames are legal within the bounds, its family says.
     """
 
     name: str
@@ -91,7 +95,6 @@ class ModelPreset(_Strict):
     hub: HubSource | None = None
     parameters: int
     prompt_tokens: int
-    size_multiple: int
     side_px: Bounds
     max_pixels: int
     num_frames: Bounds
@@ -101,12 +104,21 @@ class ModelPreset(_Strict):
     defaults: Defaults
     draft: Quality | None = None
     best: Quality | None = None
-    can_loop: bool = False
     vocabulary_file: str | None = None
     nothing_known: str = ""
     precisions: tuple[Literal["fp32", "fp16", "bf16", "fp8", "int8", "nf4"], ...]
     architecture: dict[str, dict[str, Any]] = Field(default={})
     example_prompts: tuple[str, ...] = Field(default=())
+
+    @property
+    def declared(self) -> Family:
+        """What the preset's family declares."""
+        return declared_family(self.family)
+
+    @property
+    def rules(self) -> Rules:
+        """The family's rules."""
+        return self.declared.rules
 
     @property
     def shipped_folder(self) -> Path | None:
@@ -119,6 +131,19 @@ class ModelPreset(_Strict):
         return PACKAGE_FOLDER / self.vocabulary_file if self.vocabulary_file else None
 
 
+@lru_cache(maxsize=64)
+def declared_family(name: str) -> Family:
+    """Return what the family in i2v/models/NAME.py declares, without torch. Raises InputError.
+
+    The one place above the models that looks at them, by a name that stands in a preset.
+    """
+    try:
+        declared: Family = import_module(f"i2v.models.{name}").FAMILY
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise InputError(f"there is no model family {name!r}") from error
+    return declared
+
+
 @lru_cache(maxsize=1)
 def load_presets() -> dict[str, ModelPreset]:
     """Return every preset by name, the built-in model first. Raises InputError naming the file and the key."""
@@ -126,10 +151,42 @@ def load_presets() -> dict[str, ModelPreset]:
     for path in sorted((CONFIG_FOLDER / "models").glob("*.yaml")):
         try:
             preset = ModelPreset.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except (ValidationError, yaml.YAMLError) as error:
+            check_against_family(preset)
+        except (ValidationError, yaml.YAMLError, ValueError, InputError) as error:
             raise InputError(f"{path} is not a valid model preset: {first_problem(error)}") from error
         presets[preset.name] = preset
     return dict(sorted(presets.items(), key=lambda item: item[1].package_folder is None))
+
+
+def check_against_family(preset: ModelPreset) -> None:
+    """Raise ValueError, with the key and the reason, where a preset contradicts itself or the rules of its family."""
+    try:
+        family = preset.declared
+    except InputError as error:
+        raise ValueError(f"family: {error.message}") from error
+    for key in ("side_px", "num_frames", "fps", "num_inference_steps", "guidance_scale"):
+        bounds = getattr(preset, key)
+        if bounds.low > bounds.high:
+            raise ValueError(f"{key}: low is {bounds.low:g}, more than high, {bounds.high:g}")
+    unknown = set(preset.architecture) - {part.name for part in family.parts} - set(family.configured)
+    if unknown:
+        raise ValueError(f"architecture.{min(unknown)}: the family {family.name} has no such component")
+    frames, multiple = family.rules.frames, family.rules.size_multiple
+    if not frames.legal(int(preset.num_frames.low), int(preset.num_frames.high)):
+        raise ValueError(f"num_frames: no number of frames within them is {frames.words()}, as {family.name} wants")
+    for key in ("defaults", "draft", "best"):
+        quality: Defaults | Quality | None = getattr(preset, key)
+        if quality is None:
+            continue
+        if not frames.allows(quality.num_frames):
+            raise ValueError(f"{key}.num_frames: {quality.num_frames} is not {frames.words()}, as {family.name} wants")
+        if not family.rules.sizes and quality.short_side_px % multiple:
+            raise ValueError(f"{key}.short_side_px: {quality.short_side_px} is no multiple of {multiple}")
+        for name, bounds in (("num_frames", preset.num_frames), ("fps", preset.fps), ("short_side_px", preset.side_px)):
+            if not bounds.contains(getattr(quality, name)):
+                raise ValueError(
+                    f"{key}.{name}: {getattr(quality, name)} is not within {bounds.low:g} to {bounds.high:g}"
+                )
 
 
 def preset_named(name: str) -> ModelPreset:

@@ -75,6 +75,7 @@ class ModelAnswer(BaseModel):
     licence: str
     licence_note: str
     size_multiple: int
+    frame_rule: str
     side_px: Bounds
     max_pixels: int
     num_frames: Bounds
@@ -88,7 +89,10 @@ class ModelAnswer(BaseModel):
     @classmethod
     def of(cls, state: ModelState) -> ModelAnswer:
         preset = state.preset
-        told = {name: getattr(preset, name) for name in cls.model_fields if hasattr(preset, name)}
+        rules = preset.rules
+        told: dict[str, Any] = {"size_multiple": rules.size_multiple, "can_loop": rules.can_loop}
+        told |= {"frame_rule": rules.frames.words()}
+        told |= {name: getattr(preset, name) for name in cls.model_fields if hasattr(preset, name)}
         hub_bytes = preset.hub.download_bytes if preset.hub else 0
         return cls(installed=state.installed, disk_bytes=state.disk_bytes, download_bytes=hub_bytes, **told)
 

@@ -29,6 +29,7 @@ FIELD_WORDS = {
     "formats": "besides the MP4: gif, webp, png (a zip of frames); several with commas or repeated",
     "chunk_frames": "frames worked on at a time; default: what fits",
     "vram_gib": "use at most this much of the card",
+    "ram_gib": "use at most this much of main memory",
 }
 _TEXTS = ("prompt", "negative_prompt")
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {

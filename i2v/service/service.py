@@ -186,10 +186,13 @@ class Service:
         )
 
     def _check_prompts(self, request: GenerationRequest, preset: ModelPreset) -> None:
-        folder = download.model_folder(preset, self.settings.home) / "tokenizer"
+        rule = preset.declared.prompt
+        if rule is None:
+            return
+        folder = download.model_folder(preset, self.settings.home) / rule.tokenizer
         for name in ("prompt", "negative_prompt"):
             try:
-                length = measure_prompt(folder, getattr(request, name), preset.prompt_tokens)
+                length = measure_prompt(folder, getattr(request, name), preset.prompt_tokens, rule.marks)
             except (OSError, ValueError) as error:
                 raise ModelFilesError(
                     f"the tokenizer in {folder} cannot be read", "Download the model again."

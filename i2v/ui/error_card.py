@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from i2v.errors import I2VError, InputError, ModelFilesError, NotFiniteError, OutOfMemoryError, StorageError
-from i2v.memory.ladder import Ladder, Suggestion
+from i2v.memory.ladder import Ladder
+from i2v.memory.suggestions import Suggestion
 from i2v.service import Service, Snapshot
 from i2v.ui.forecast_box import changed_fields
 from i2v.ui.language import Language

@@ -11,8 +11,9 @@ from typing import Any
 
 from i2v.errors import I2VError
 from i2v.memory.forecast.experience import Seconds
-from i2v.memory.ladder import Ladder, Suggestion
-from i2v.memory.plan import GIB
+from i2v.memory.ladder import Ladder
+from i2v.memory.machine_now import GIB
+from i2v.memory.suggestions import Suggestion
 from i2v.service import Service
 from i2v.service.expectations import memory_that_decides, verdict
 from i2v.ui.form_values import forecast_values

@@ -140,7 +140,7 @@ class Form:
                 min_width=200,
             )
         self.fields["loop"] = gr.Checkbox(
-            False, label=label("Loop: the end flows into the beginning"), visible=preset.can_loop, elem_id="loop"
+            False, label=label("Loop: the end flows into the beginning"), visible=preset.rules.can_loop, elem_id="loop"
         )
 
     def more(self) -> None:
@@ -239,8 +239,8 @@ class Form:
         return {
             **{prompts: gr.Dataset(visible=name == model) for name, prompts in self._prompts.items()},
             f["model"]: gr.Dropdown(info=language.say(preset.summary)),
-            f["loop"]: gr.Checkbox(False, visible=preset.can_loop),
-            f["short_side_px"]: gr.Slider(value=values["short_side_px"], step=preset.size_multiple),
+            f["loop"]: gr.Checkbox(False, visible=preset.rules.can_loop),
+            f["short_side_px"]: gr.Slider(value=values["short_side_px"], step=preset.rules.size_multiple),
             f["num_frames"]: _slider(values["num_frames"], preset.num_frames.low, frames_most),
             f["fps"]: _slider(values["fps"], preset.fps.low, preset.fps.high),
             f["negative_prompt"]: values["negative_prompt"],
@@ -265,7 +265,7 @@ class Form:
         preset = preset_named(request["model"])
         choices = [(language.retell(shown), name) for shown, name in model_choices(self._service)]
         updates[f["model"]] = gr.Dropdown(choices, value=preset.name, info=language.say(preset.summary))
-        updates[f["loop"]] = gr.Checkbox(request.get("loop", False), visible=preset.can_loop)
+        updates[f["loop"]] = gr.Checkbox(request.get("loop", False), visible=preset.rules.can_loop)
         for name in ("num_frames", "fps", "num_inference_steps", "guidance_scale"):
             bounds = getattr(preset, name)
             updates[f[name]] = _slider(request[name], bounds.low, bounds.high)

@@ -31,7 +31,7 @@ def request_values(fields: Mapping[str, Any]) -> tuple[dict[str, Any], Path | No
     values |= {name: (fields[name] or "").strip() for name in ("prompt", "negative_prompt")}
     values["image_fit"] = fields["image_fit"] or "crop"
     values["formats"] = tuple(fields["formats"] or ())
-    values["loop"] = bool(fields["loop"]) and preset_named(fields["model"]).can_loop  # else its box is hidden
+    values["loop"] = bool(fields["loop"]) and preset_named(fields["model"]).rules.can_loop  # else its box is hidden
     values["num_frames"], values["fps"] = _whole(fields, "num_frames"), _whole(fields, "fps")
     values["num_inference_steps"] = _whole(fields, "num_inference_steps")
     values["precision"] = fields["precision"] or "auto"

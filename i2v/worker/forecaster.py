@@ -9,7 +9,7 @@ from pathlib import Path
 from i2v.jobs.store import JobStore
 from i2v.memory.forecast.experience import Experience
 from i2v.memory.ladder import Ladder, compute_precision
-from i2v.memory.plan import Machine
+from i2v.memory.machine_now import Machine
 from i2v.presets.model_preset import preset_named
 from i2v.request import GenerationRequest
 from i2v.worker.past_runs import past_experience
@@ -31,12 +31,13 @@ class Forecaster:
     def ladder(self, request: GenerationRequest, wait: bool = False, pretend: bool = False) -> Ladder | None:
         """Return the rungs for a request; None while the model's memory is being traced, unless told to `wait`.
 
-        With `pretend`, the request's `vram_gib` is a card that need not be there. Raises InputError.
+        With `pretend`, the request's `vram_gib` and `ram_gib` are a machine that need not be there. Raises InputError.
         """
         preset = preset_named(request.model)
         pid = self._worker_pid()
         machine = Machine.detect((pid,) if pid else ())
-        machine = machine.pretending(request.vram_gib) if pretend else machine.limited(request.vram_gib)
+        wished = (request.vram_gib, request.ram_gib)
+        machine = machine.pretending(*wished) if pretend else machine.limited(*wished)
         forms = self._tracer.forms(preset, compute_precision(request, preset, machine), wait)
         return Ladder(request, preset, forms, machine, self._past()) if forms else None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from i2v.memory.plan import GIB, Machine
+from i2v.memory.machine_now import GIB, Machine
 from i2v.presets.model_preset import preset_named
 from i2v.ui.example_gallery import load_gallery
 from tests.integration import test_page as pages

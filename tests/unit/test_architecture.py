@@ -14,7 +14,7 @@ PACKAGE = ROOT / "i2v"
 ROWS = [
     {"errors", "settings", "log_file"},
     {"machine", "media", "jobs"},
-    {"presets", "request"},
+    {"family", "presets", "request"},
     {"memory"},
     {"models"},
     {"engine"},

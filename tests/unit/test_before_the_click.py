@@ -16,7 +16,7 @@ from i2v.machine.devices import Gpu
 from i2v.memory.forecast.experience import Seconds
 from i2v.memory.forecast.tables import shipped_forms
 from i2v.memory.ladder import Ladder
-from i2v.memory.plan import GIB, Machine
+from i2v.memory.machine_now import GIB, Machine
 from i2v.presets.model_preset import preset_named
 from i2v.presets.tiers import load_tiers
 from i2v.request import build_request

@@ -172,8 +172,8 @@ def test_a_checkpoint_counts_for_the_way_the_picture_was_fitted_and_older_ones_f
     save_latents(path, spec.request, latents)
     assert load_latents(path, spec.request.model_copy(update={"image_fit": "fit"})) is None
     before = spec.request.model_dump_json(
-        exclude={"chunk_frames", "vram_gib", "image_fit"}
-    )  # as there was no such field
+        exclude={"chunk_frames", "vram_gib", "image_fit", "ram_gib"}
+    )  # as there were no such fields
     assert checkpoint._key(spec.request) == hashlib.sha256(f"{__version__}\n{before}".encode()).hexdigest()
 
 

@@ -14,7 +14,8 @@ from i2v.memory.exact.pieces import first_pieces_only
 from i2v.memory.exact.unet import ExactForward, layers_in_order
 from i2v.memory.forecast.count import LiveStorage
 from i2v.memory.forecast.trace import fake_module, fake_tensors
-from i2v.models.i2vgen_xl_memory import build_component
+from i2v.models.binding import build_component
+from i2v.models.i2vgen_xl import FAMILY
 from i2v.presets.model_preset import preset_named
 
 GIB = 1 << 30
@@ -139,7 +140,7 @@ def traced_peak(side: int, frames: int, chunk: int | None, batch: int = 1) -> in
     """Return the peak of activations of one denoiser call of the full-size model in float16."""
     with fake_tensors():
         unet: Any = fake_module(
-            lambda: build_component("unet", preset_named("i2vgen-xl").architecture["unet"]), torch.float16
+            lambda: build_component(FAMILY.part("unet"), preset_named("i2vgen-xl").architecture["unet"]), torch.float16
         )
         size = (batch, 4, frames, side // 8, side // 8)
         given = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,14 +12,18 @@ import torch
 from i2v.memory.exact.unet import ExactForward
 from i2v.memory.forecast.count import LiveStorage
 from i2v.memory.forecast.experience import Experience, RunRecord
-from i2v.memory.forecast.forms import ModelForms, PeakForm, product_value, variables_of
+from i2v.memory.forecast.forms import ModelForms, PeakForm, product_value
 from i2v.memory.forecast.peaks import forecast
 from i2v.memory.forecast.tables import architecture_of, find_forms, shipped_forms, table_key
-from i2v.memory.forecast.trace import Part, find_peak_form
-from i2v.memory.plan import GIB, Plan
-from i2v.models import i2vgen_xl_memory
+from i2v.memory.forecast.trace import Part, fake_tensors, find_peak_form
+from i2v.memory.knobs import FRAME_CHUNKS, PARKED_SKIPS, VAE_BANDS
+from i2v.memory.machine_now import GIB
+from i2v.memory.plan import Plan
+from i2v.memory.residency import Home
+from i2v.models.binding import build_component
+from i2v.models.build_forms import trace_call
 from i2v.models.download import model_folder
-from i2v.models.i2vgen_xl_memory import build_component
+from i2v.models.i2vgen_xl import FAMILY, geometry_of, traced_calls
 from i2v.presets.model_preset import load_presets, preset_named
 from i2v.request import GenerationRequest, build_request
 
@@ -60,13 +63,16 @@ def request_of(model: str = "i2vgen-xl", **values: Any) -> GenerationRequest:
 
 @pytest.fixture(scope="module")
 def small_peaks() -> dict[str, PeakForm]:
-    return i2vgen_xl_memory.find_peaks(SMALL, "fp32")
+    with fake_tensors():
+        calls = traced_calls(SMALL, torch.float32)
+        found = {f"{call.name}.{way}": trace_call(call, way) for call in calls for way in call.ways}
+    return {name: form for name, form in found.items() if form}
 
 
 @pytest.mark.parametrize("way", ["whole", "pieces"])
 @torch.no_grad()  # as the tracer does, to see inside of operations that are made of others
 def test_the_forecast_of_a_step_is_the_counted_peak_to_the_byte(way: str, small_peaks: dict[str, PeakForm]) -> None:
-    unet: Any = build_component("unet", SMALL_UNET).eval()
+    unet: Any = build_component(FAMILY.part("unet"), SMALL_UNET).eval()
     forward = ExactForward(unet)
     sizes = [(64, 64, 16, 2), (72, 104, 7, 3), (136, 88, 13, 1), (200, 64, 5, 4), (96, 96, 11, 5), (64, 216, 23, 6)]
     for width, height, num_frames, frames in sizes:
@@ -83,7 +89,7 @@ def test_the_forecast_of_a_step_is_the_counted_peak_to_the_byte(way: str, small_
         with LiveStorage() as counter:
             counter.adopt(*unet.parameters(), *given.values())
             unet(**given)
-        variables = variables_of(width, height, num_frames, scale=8, levels=3, frames=frames)
+        variables = geometry_of(SMALL).variables(width, height, num_frames, {"chunk_frames": frames})
         foreseen = small_peaks[f"denoise.{way}"].peak_bytes(variables)
         assert foreseen == counter.peak_bytes, (width, height, num_frames, frames)
 
@@ -91,14 +97,14 @@ def test_the_forecast_of_a_step_is_the_counted_peak_to_the_byte(way: str, small_
 @pytest.mark.parametrize("name", ["decode.whole", "vae_encode.whole"])
 @torch.no_grad()  # as the tracer does, to see inside of operations that are made of others
 def test_the_forecast_of_the_autoencoder_is_the_counted_peak(name: str, small_peaks: dict[str, PeakForm]) -> None:
-    vae: Any = build_component("vae", SMALL_VAE).eval()
+    vae: Any = build_component(FAMILY.part("vae"), SMALL_VAE).eval()
     for width, height in ((64, 64), (136, 88), (72, 200)):
         decoding = name.startswith("decode")
         given = torch.randn((1, 4, height // 8, width // 8) if decoding else (1, 3, height, width))
         with LiveStorage() as counter:
             counter.adopt(*vae.parameters(), given)
             vae.decode(given).sample if decoding else vae.encode(given).latent_dist
-        variables = variables_of(width, height, 1, scale=8, levels=3)
+        variables = geometry_of(SMALL).variables(width, height, 1, {})
         assert small_peaks[name].peak_bytes(variables) == counter.peak_bytes, (width, height)
 
 
@@ -168,26 +174,27 @@ def forms_of_full_size() -> ModelForms:
     return forms
 
 
-CARD = Plan("resident", "cuda:0", "fp16", "fp16")
+CARD = Plan.of(preset_named("i2vgen-xl").declared, "cuda:0", "fp16")
+STREAMED = CARD.housed(Home.STREAMED).turned(FRAME_CHUNKS, 1).turned(PARKED_SKIPS, 1).turned(VAE_BANDS, 64)
 
 
 def test_full_size_weights_are_counted_to_the_byte() -> None:
     found = forecast(request_of(), CARD, forms_of_full_size())
     assert found.stages["load"].weights_bytes == 2 * 2_489_183_951
-    turns = forecast(request_of(), replace(CARD, weights="turns"), forms_of_full_size())
+    turns = forecast(request_of(), CARD.housed(Home.TURNS), forms_of_full_size())
     assert turns.stages["denoise"].weights_bytes == 2 * 1_420_469_224
-    fp8 = forecast(request_of(), replace(CARD, weights="turns", precision="fp8"), forms_of_full_size())
+    fp8 = forecast(request_of(), Plan.of(CARD.family, "cuda:0", "fp16", "fp8").housed(Home.TURNS), forms_of_full_size())
     assert fp8.stages["denoise"].weights_bytes == pytest.approx(1_420_934_384, rel=1e-3)
 
 
 def test_every_step_down_the_usual_plans_takes_less() -> None:
     plans = [
         CARD,
-        replace(CARD, weights="turns"),
-        replace(CARD, weights="turns", frames=8),
-        replace(CARD, weights="turns", frames=2),
-        replace(CARD, weights="streamed", frames=2),
-        replace(CARD, weights="streamed", frames=2, parks_skips=True),
+        CARD.housed(Home.TURNS),
+        CARD.housed(Home.TURNS).turned(FRAME_CHUNKS, 8),
+        CARD.housed(Home.TURNS).turned(FRAME_CHUNKS, 2),
+        CARD.housed(Home.STREAMED).turned(FRAME_CHUNKS, 2),
+        CARD.housed(Home.STREAMED).turned(FRAME_CHUNKS, 2).turned(PARKED_SKIPS, 1),
     ]
     request = request_of(width=1024, height=1024, num_frames=32)
     peaks = [forecast(request, plan, forms_of_full_size()).stages["denoise"].tensor_bytes for plan in plans]
@@ -199,10 +206,10 @@ def test_the_aims_of_the_design_are_met_on_paper() -> None:
     """Total VRAM with overhead, in GB: resident denoiser, and streamed."""
     for width, frames, resident_gb, streamed_gb in ((512, 16, 3.4, 1.3), (768, 24, 4.2, 2.0), (1024, 32, 5.5, 3.2)):
         request = request_of(width=width, height=width, num_frames=frames)
-        turns = forecast(request, replace(CARD, weights="turns", frames=1, vae_rows=64), forms_of_full_size())
-        streamed = forecast(
-            request, replace(CARD, weights="streamed", frames=1, parks_skips=True, vae_rows=64), forms_of_full_size()
+        turns = forecast(
+            request, CARD.housed(Home.TURNS).turned(FRAME_CHUNKS, 1).turned(VAE_BANDS, 64), forms_of_full_size()
         )
+        streamed = forecast(request, STREAMED, forms_of_full_size())
         assert turns.tensor_bytes < resident_gb * 1e9 * 1.12
         assert streamed.tensor_bytes < streamed_gb * 1e9
 
@@ -210,10 +217,10 @@ def test_the_aims_of_the_design_are_met_on_paper() -> None:
 def test_a_forecast_takes_milliseconds() -> None:
     forms = forms_of_full_size()
     request = request_of(num_frames=32)
-    forecast(request, replace(CARD, frames=3), forms)
+    forecast(request, CARD.turned(FRAME_CHUNKS, 3), forms)
     began = time.perf_counter()
     for frames in range(1, 11):
-        forecast(request, replace(CARD, frames=frames), forms)
+        forecast(request, CARD.turned(FRAME_CHUNKS, frames), forms)
     assert (time.perf_counter() - began) / 10 < 0.1
 
 

@@ -18,8 +18,11 @@ from i2v.memory.forecast.experience import Experience
 from i2v.memory.forecast.forms import ModelForms
 from i2v.memory.forecast.peaks import forecast
 from i2v.memory.forecast.tables import shipped_forms
+from i2v.memory.knobs import FRAME_CHUNKS
 from i2v.memory.ladder import Ladder, Rung
-from i2v.memory.plan import GIB, Machine, Plan
+from i2v.memory.machine_now import GIB, Machine
+from i2v.memory.plan import Masters, Plan
+from i2v.memory.residency import Home
 from i2v.presets.model_preset import preset_named
 from i2v.request import GenerationRequest, build_request
 
@@ -61,6 +64,10 @@ def ladder(machine: Machine, model: str = "i2vgen-xl", experience: Experience | 
 def chosen(found: Ladder) -> Rung:
     assert found.chosen, [rung.plan.reason for rung in found.rungs]
     return found.chosen
+
+
+def chunk_of(plan: Plan) -> int | None:
+    return plan.knobs.get("chunk_frames")
 
 
 def need(rung: Rung, machine: Machine) -> int:
@@ -125,10 +132,10 @@ def test_a_chunk_is_the_largest_that_fits(vram_gib: float) -> None:
     found = ladder(machine, **LONG)
     grown = 0
     for rung in found.rungs:
-        frames = rung.plan.frames
+        frames = chunk_of(rung.plan)
         if not rung.fits or frames is None or frames >= 63:
             continue
-        larger = forecast(found.request, replace(rung.plan, frames=frames + 1), forms_of("i2vgen-xl"))
+        larger = forecast(found.request, rung.plan.turned(FRAME_CHUNKS, frames + 1), forms_of("i2vgen-xl"))
         assert rung.forecast.peak_vram_bytes <= budget < larger.peak_vram_bytes, rung.plan
         grown += 1
     assert grown
@@ -140,7 +147,7 @@ def test_a_larger_card_never_gets_a_slower_rung_or_a_smaller_chunk() -> None:
         for vram_gib in (1.2, 1.4, 1.6, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 16, 24, 40):
             rung = ladder(card(vram_gib), **values).chosen
             rank = FASTEST_FIRST.index(rung.plan.name) if rung else len(FASTEST_FIRST)
-            chunk = (rung.plan.frames or 64) if rung else 0
+            chunk = (chunk_of(rung.plan) or 64) if rung else 0
             assert rank <= before[0], (vram_gib, values)
             assert rank < before[0] or chunk >= before[1], (vram_gib, values)
             before = rank, chunk
@@ -157,11 +164,23 @@ def test_a_plan_fits_by_the_byte_and_the_margin_is_kept(machine: Machine) -> Non
     assert chosen(less).plan.name != "resident"
 
 
-def test_plans_that_keep_weights_in_ram_are_refused_where_ram_is_short() -> None:
+def test_weights_are_read_from_disk_where_ram_is_too_small_for_them() -> None:
     machine = card(6)
-    ram = chosen(ladder(machine)).forecast.peak_ram_bytes
-    assert chosen(ladder(replace(machine, ram_free_bytes=ram))).plan.name == "turns"
-    short = ladder(replace(machine, ram_free_bytes=ram - 1))
+    roomy = chosen(ladder(machine))
+    assert roomy.plan.masters is Masters.RAM
+    ram = roomy.forecast.peak_ram_bytes
+    assert chosen(ladder(replace(machine, ram_free_bytes=ram))).plan == roomy.plan
+    short = chosen(ladder(replace(machine, ram_free_bytes=ram - 1)))
+    assert short.plan == replace(roomy.plan, masters=Masters.DISK)
+    assert "weights read from disk" in short.plan.words()
+    assert short.forecast.peak_ram_bytes < ram - 3 * GIB
+    assert short.forecast.peak_vram_bytes == roomy.forecast.peak_vram_bytes
+
+
+def test_rounded_weights_are_in_no_file_so_they_are_refused_where_ram_is_short() -> None:
+    machine = card(4)
+    ram = chosen(ladder(machine, precision="fp8")).forecast.peak_ram_bytes
+    short = ladder(replace(machine, ram_free_bytes=ram - 1), precision="fp8")
     for rung in short.rungs[1:5]:
         assert not rung.fits
         assert re.search(r"needs [\d.]+ GiB of RAM but [\d.]+ are free", rung.plan.reason)
@@ -195,22 +214,22 @@ def test_a_cpu_with_too_little_ram_for_the_whole_clip_works_in_the_largest_chunk
     machine = replace(cpu(15), ram_free_bytes=(whole + 3 * most) // 4 - GIB // 8 + cpu(15).margin_bytes)
     rung = chosen(ladder(machine))
     assert rung.plan.name == "chunks"
-    assert rung.plan.frames
-    larger = forecast(roomy.request, replace(rung.plan, frames=rung.plan.frames + 1), forms_of("i2vgen-xl"))
+    assert chunk_of(rung.plan)
+    larger = forecast(roomy.request, rung.plan.turned(FRAME_CHUNKS, chunk_of(rung.plan) + 1), forms_of("i2vgen-xl"))
     budget = machine.ram_free_bytes - machine.margin_bytes
     assert rung.forecast.peak_ram_bytes <= budget < larger.peak_ram_bytes
 
 
 def test_rounded_weights_on_a_cpu_work_on_the_whole_clip_where_it_fits() -> None:
-    assert {rung.plan.frames for rung in ladder(cpu(60, 64)).rungs if not rung.plan.exact} == {None}
+    assert {chunk_of(rung.plan) for rung in ladder(cpu(60, 64)).rungs if not rung.plan.exact} == {None}
 
 
 def test_the_built_in_model_has_one_way_to_run() -> None:
     for machine in (card(4), cpu(8)):
         found = ladder(machine, "motion")
         assert [rung.plan.name for rung in found.rungs] == ["resident"]
-        assert not found.pieces
-        assert chosen(found).plan.frames is None
+        assert not found.has_smaller_plans
+        assert chunk_of(chosen(found).plan) is None
 
 
 # What was asked for
@@ -219,13 +238,13 @@ def test_the_built_in_model_has_one_way_to_run() -> None:
 def test_a_chunk_that_was_asked_for_is_taken() -> None:
     for vram_gib in (3, 6, 12):
         rung = chosen(ladder(card(vram_gib), chunk_frames=5))
-        assert rung.plan.frames == 5
+        assert chunk_of(rung.plan) == 5
         assert "exact chunks of 5 frames" in rung.plan.reason
 
 
 def test_a_chunk_of_more_frames_than_the_clip_has_is_the_whole_clip_and_said_so() -> None:
     found = ladder(card(12), chunk_frames=99)
-    assert {rung.plan.frames for rung in found.rungs} == {16}
+    assert {chunk_of(rung.plan) for rung in found.rungs} == {16}
     (note,) = found.notes
     assert "99" in note
     assert "16" in note
@@ -234,7 +253,7 @@ def test_a_chunk_of_more_frames_than_the_clip_has_is_the_whole_clip_and_said_so(
 
 def test_a_chunk_for_a_model_without_pieces_is_left_out_and_said_so() -> None:
     found = ladder(card(12), "motion", chunk_frames=4)
-    assert chosen(found).plan.frames is None
+    assert chunk_of(chosen(found).plan) is None
     (note,) = found.notes
     assert "motion is not run in chunks" in note
 
@@ -316,7 +335,6 @@ def test_what_cannot_be_the_size_of_a_card_is_refused(take: Callable[[float], An
         (card(3), LONG),
         (card(1.8), VIDEO),
         (card(1.5), {"chunk_frames": 16}),
-        (card(8, ram_gib=6), VIDEO),
         (card(6, ram_gib=6), {"precision": "fp8"} | LONG),
         (cpu(13), {"precision": "fp32"} | LONG),
         (cpu(15).limited(1), {"model": "motion", "width": 2160, "height": 3840, "num_frames": 240}),
@@ -458,7 +476,7 @@ def finished(excess: int = 0, **result: Any) -> tuple[dict[str, Any], dict[str, 
     } | result
 
 
-RESIDENT = Plan("resident", "cuda:0", "fp16", "fp16")
+RESIDENT = Plan.of(preset_named("i2vgen-xl").declared, "cuda:0", "fp16")
 
 
 def test_runs_without_a_forecast_or_that_stepped_down_teach_nothing() -> None:
@@ -473,7 +491,7 @@ def test_excess_is_the_median_of_runs_of_the_same_kind() -> None:
     jobs += [finished(10**9, plan=other_plan), ({"model": "motion"} | finished()[0], finished(5)[1])]
     known = Experience.from_results(jobs[:4], {})
     assert known.excess_bytes("i2vgen-xl", RESIDENT) == 300
-    assert known.excess_bytes("i2vgen-xl", replace(RESIDENT, weights="streamed")) == 10**9
+    assert known.excess_bytes("i2vgen-xl", RESIDENT.housed(Home.STREAMED)) == 10**9
     assert known.excess_bytes("motion", RESIDENT) == 0
     assert Experience().excess_bytes("i2vgen-xl", RESIDENT) == 0
 

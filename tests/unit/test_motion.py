@@ -12,7 +12,8 @@ import torch
 from i2v.builtin.phrases import Instruction, draw_instruction
 from i2v.builtin.scenes import CANVAS_PX, Scene, draw_field, draw_scene, hint_of
 from i2v.models.base import cpu_generator
-from i2v.models.motion import Pipeline, even_motion, look_at, windows
+from i2v.models.motion import Pipeline
+from i2v.models.motion_field import even_motion, look_at, windows
 from i2v.models.motion_render import CHANNELS, MotionRenderer
 from i2v.models.prompt_length import measure_prompt
 from i2v.presets.model_preset import preset_named

@@ -13,7 +13,7 @@ import pytest
 from i2v.errors import InputError
 from i2v.jobs.model import Job
 from i2v.jobs.store import JobStore
-from i2v.memory.plan import GIB
+from i2v.memory.machine_now import GIB
 from i2v.request import GenerationRequest, build_request
 from i2v.service.expectations import Outlook
 

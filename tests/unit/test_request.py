@@ -38,7 +38,7 @@ def test_matched_size_is_always_allowed(size: tuple[int, int]) -> None:
         assert preset.side_px.contains(width)
         assert preset.side_px.contains(height)
         assert width * height <= preset.max_pixels * 1.1
-        assert width % preset.size_multiple == height % preset.size_multiple == 0
+        assert width % preset.rules.size_multiple == height % preset.rules.size_multiple == 0
 
 
 def test_seeds_are_drawn_when_left_out() -> None:

@@ -18,21 +18,27 @@ from i2v.engine.one_run import OneRun
 from i2v.engine.run import Engine, RunSpec
 from i2v.errors import OutOfMemoryError
 from i2v.memory.forecast.peaks import Forecast
-from i2v.memory.ladder import Rung, smaller_plans
+from i2v.memory.knobs import FRAME_CHUNKS, PARKED_SKIPS, VAE_BANDS
+from i2v.memory.ladder import Rung
 from i2v.memory.plan import Plan
+from i2v.memory.residency import Home
+from i2v.memory.step_down import smaller_plans
 from i2v.models.i2vgen_xl import Pipeline
 from i2v.presets.model_preset import preset_named
 from i2v.request import build_request
 
 STEPS, FRAMES = 3, 5
 # "cpu:0" is the CPU to torch, but not to the plans, which treat it as a card: weights are copied to it and dropped.
-WHOLE = Plan("resident", "cpu:0", "fp32", "fp32")
+FAMILY = preset_named("i2vgen-xl").declared
+WHOLE = Plan.of(FAMILY, "cpu:0", "fp32")
+CHUNKS_OF_2 = WHOLE.housed(Home.STREAMED).turned(FRAME_CHUNKS, 2)
 PLANS = {
     "resident": WHOLE,
-    "turns": replace(WHOLE, name="turns", weights="turns"),
-    "chunks": replace(WHOLE, name="chunks", weights="turns", frames=3),
-    "streamed": replace(WHOLE, name="streamed", weights="streamed", frames=2),
-    "parked": replace(WHOLE, name="parked", weights="streamed", frames=2, parks_skips=True, vae_rows=32),
+    "turns": WHOLE.housed(Home.TURNS).named("turns"),
+    "chunks": WHOLE.housed(Home.TURNS).turned(FRAME_CHUNKS, 3).named("chunks"),
+    "streamed": CHUNKS_OF_2.named("streamed"),
+    "kept": CHUNKS_OF_2.housed(Home.STREAMED, keep=5).named("streamed"),
+    "parked": CHUNKS_OF_2.turned(PARKED_SKIPS, 1).turned(VAE_BANDS, 32).named("parked"),
 }
 
 
@@ -63,7 +69,7 @@ class Watched:
         self.latents: torch.Tensor | None = None
         nothing = Forecast({}, 0, 0, 0, 0, 0, 0, 0.0, 0, None)
         spec = RunSpec("0" * 16, 1, request, folder, folder)
-        self.run = OneRun(spec, Rung(plan, nothing, True, True), True, self._see, lambda: False, {})
+        self.run = OneRun(spec, Rung(plan, nothing, True, True), self._see, lambda: False, {})
         self.run.pipeline = pipeline
         pipeline.arrange(plan)
 
@@ -170,7 +176,7 @@ def test_the_whole_ladder_is_gone_down_before_a_run_is_given_up(
         watched.make(monkeypatch)
     downs = [data["after"] for kind, data in watched.events if kind == "step_down"]
     assert len(downs) == len(set(downs)) == len(list(smaller_plans(WHOLE, "denoise", FRAMES)))
-    assert watched.run.plan.parks_skips
+    assert "parked_skips" in watched.run.plan.knobs
 
 
 def _always_out(*_: Any) -> None:
@@ -229,11 +235,11 @@ def test_plans_get_smaller_and_end() -> None:
         plans = list(smaller_plans(WHOLE, stage, 32))
         assert len({plan.words() for plan in plans}) == len(plans)
         assert all(plan.exact for plan in plans)
-    frames = [plan.frames for plan in smaller_plans(WHOLE, "denoise", 32)]
+    frames = [plan.knobs.get("chunk_frames") for plan in smaller_plans(WHOLE, "denoise", 32)]
     assert frames == [None, 16, 8, 4, 2, 1, 1, 1]
     on_cpu = list(smaller_plans(replace(WHOLE, device="cpu"), "denoise", 8))
-    assert [plan.frames for plan in on_cpu] == [4, 2, 1]
-    assert {plan.weights for plan in on_cpu} == {"resident"}
+    assert [plan.knobs.get("chunk_frames") for plan in on_cpu] == [4, 2, 1]
+    assert {plan.home for plan in on_cpu} == {Home.RESIDENT}
 
 
 def test_a_full_card_is_warned_of_once(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -257,8 +263,8 @@ def test_an_engine_steps_down_while_loading(checkpoint: Path, tmp_path: Path, mo
     tried: list[str] = []
 
     def load(preset: Any, home: Path, plan: Plan) -> tuple[Any, dict[str, Any]]:
-        tried.append(plan.weights)
-        if plan.weights == "resident":
+        tried.append(plan.home)
+        if plan.home is Home.RESIDENT:
             raise torch.OutOfMemoryError("injected")
         loaded = Pipeline.load(checkpoint, preset, torch.device("cpu"), torch.float32)
         return loaded, {"total_bytes": 1}
@@ -267,4 +273,4 @@ def test_an_engine_steps_down_while_loading(checkpoint: Path, tmp_path: Path, mo
     engine = Engine()
     with_less_memory(lambda: engine._load(watched.run, preset_named("i2vgen-xl")), "load", watched.run.step_down)
     assert tried == ["resident", "turns"]
-    assert watched.run.plan.weights == "turns"
+    assert watched.run.plan.home is Home.TURNS

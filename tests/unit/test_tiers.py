@@ -58,7 +58,9 @@ def test_bf16_is_preferred_only_where_tier_and_card_have_it() -> None:
 def test_every_tier_makes_a_request_that_is_accepted() -> None:
     for tier in load_tiers():
         for model in tier.models:
-            side = tier.short_side_px // preset_named(model).size_multiple * preset_named(model).size_multiple
+            side = (
+                tier.short_side_px // preset_named(model).rules.size_multiple * preset_named(model).rules.size_multiple
+            )
             values: dict[str, Any] = {
                 "model": model,
                 "prompt": "papers floating",

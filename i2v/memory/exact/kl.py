@@ -15,14 +15,15 @@ of is known here: another layer raises TypeError. Knows nothing of plans: how ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import Attention
-from diffusers.models.autoencoders.vae import Decoder, DiagonalGaussianDistribution, Encoder
+from diffusers.models.autoencoders.vae import Decoder, DecoderOutput, DiagonalGaussianDistribution, Encoder
 from diffusers.models.downsampling import Downsample2D
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from i2v.memory.exact.group_norm import GroupStatistics
 from i2v.memory.exact.pieces import pieces
 
-__all__ = ["DEFAULT_ROWS", "decode_in_bands", "encode_in_bands"]
+__all__ = ["DEFAULT_ROWS", "ExactKL", "decode_in_bands", "encode_in_bands"]
 
 DEFAULT_ROWS = 64  # the rows computed twice are then 3 to 6 %, and a band of 1024 columns is 16 MiB in 16 bits
 # Scores and their softmax, in float32, of the queries taken at a time: what attention needs where it has no kernel
@@ -62,6 +63,33 @@ def encode_in_bands(vae: AutoencoderKL, picture: Tensor, rows: int | None = None
     if vae.quant_conv is not None:
         moments = vae.quant_conv(moments)
     return DiagonalGaussianDistribution(moments)
+
+
+class ExactKL:
+    """Stands in an autoencoder's `encode` and `decode`: its own while `rows` is None, else bands of so many rows."""
+
+    def __init__(self, vae: AutoencoderKL):
+        self._vae, self._plain = vae, (vae.encode, vae.decode)
+        self.rows: int | None = None
+        vae.encode, vae.decode = self._encode, self._decode
+
+    def set(self, knobs: Mapping[str, int]) -> None:
+        """Work on "vae_rows" rows of a picture at a time."""
+        self.rows = knobs.get("vae_rows")
+
+    def remove(self) -> None:
+        """Give the model its own methods back."""
+        del self._vae.encode, self._vae.decode
+
+    def _encode(self, picture: Tensor) -> AutoencoderKLOutput:
+        if self.rows is None:
+            return self._plain[0](picture)
+        return AutoencoderKLOutput(latent_dist=encode_in_bands(self._vae, picture, self.rows))
+
+    def _decode(self, latent: Tensor) -> DecoderOutput:
+        if self.rows is None:
+            return self._plain[1](latent)
+        return DecoderOutput(sample=decode_in_bands(self._vae, latent, self.rows))
 
 
 def _layers(coder: Encoder | Decoder) -> Iterator[nn.Module]:

@@ -3,10 +3,10 @@
 The model is not changed: an `ExactForward` takes the place of its `forward`, calls the model's own layers in their own
 order, and can be taken away again. What is saved, and where:
 
-- frame-wise layers see a few frames at a time, pixel-wise layers a few rows of all frames (exact_layers.py);
+- frame-wise layers see a few frames at a time, pixel-wise layers a few rows of all frames (unet_layers.py);
 - a skip connection is joined inside the piece, and the result is written into its memory, which nobody needs any more;
 - an upsampler is run inside the following layer's pieces, so that its large result never exists as a whole;
-- `weights` may bring a layer's weights to the device for the time of that layer only (weights.py);
+- `weights` may bring a layer's weights to the device for the time of that layer only (weights/parked.py);
 - skips may be parked in main memory between the way down and the way up.
 
 Knows nothing of plans: how many frames make a piece is told to it.
@@ -14,6 +14,7 @@ Knows nothing of plans: how many frames make a piece is told to it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -88,6 +89,10 @@ class ExactForward:
         self.weights: LayerWeights | None = None
         self.parks_skips = False
         unet.forward = self
+
+    def set(self, knobs: Mapping[str, int]) -> None:
+        """Work on "chunk_frames" frames at a time, with "parked_skips" where that is turned."""
+        self.frames, self.parks_skips = knobs.get("chunk_frames"), "parked_skips" in knobs
 
     def remove(self) -> None:
         """Give the model its own forward back."""

@@ -99,7 +99,7 @@ class Experience:
         alike = [
             record.excess_bytes
             for record in self.records
-            if (record.model, record.device, record.weights) == (model, plan.device, plan.weights)
+            if (record.model, record.device, record.weights) == (model, plan.device, str(plan.home))
         ]
         return int(statistics.median(alike[:_RECENT])) if alike else 0
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FORMAT", "Component", "ModelForms", "PeakForm", "product_value", "variables_of"]
+from i2v.family import Geometry
 
-FORMAT = 1
+__all__ = ["FORMAT", "NOTHING", "CallForms", "Component", "ModelForms", "PeakForm", "product_value", "sum_of_products"]
+
+FORMAT = 2
 
 
 def product_value(product: str, variables: Mapping[str, int]) -> int:
@@ -24,23 +26,9 @@ def product_value(product: str, variables: Mapping[str, int]) -> int:
     return math.prod(1 if name == "1" else variables[name] for name in product.split("*"))
 
 
-def variables_of(
-    width: int, height: int, num_frames: int, *, scale: int, levels: int, frames: int = 1, rows: int = 1
-) -> dict[str, int]:
-    """Return the variables that the products are made of.
-
-    `width`, `height` in pixels; `scale`: pixels per latent; `levels`: of the denoiser. F frames; c frames per piece;
-    A0, A1, ... latent pixels at each level; P0, P1, ... those in a piece of rows; h rows and w columns of latents; r
-    rows of a band.
-    """
-    down, across = height // scale, width // scale
-    found = {"F": num_frames, "c": min(frames, num_frames), "h": down, "w": across, "r": rows}
-    for level in range(levels):
-        # Rows that hold about as much of all frames as `frames` whole frames do: exact_layers.rows_per_piece.
-        in_piece = max(1, min(down, round(down * found["c"] / num_frames)))
-        found[f"A{level}"], found[f"P{level}"] = down * across, in_piece * across
-        down, across = -(-down // 2), -(-across // 2)
-    return found
+def sum_of_products(factors: Mapping[str, float], variables: Mapping[str, int]) -> float:
+    """Return the sum of factors times products."""
+    return sum(factor * product_value(product, variables) for product, factor in factors.items())
 
 
 @dataclass(frozen=True)
@@ -51,66 +39,92 @@ class PeakForm:
 
     def peak_bytes(self, variables: Mapping[str, int]) -> int:
         """Evaluate for settings."""
-        sums = (sum(factor * product_value(name, variables) for name, factor in row.items()) for row in self.rows)
-        return int(max(sums, default=0))
+        return int(max((sum_of_products(row, variables) for row in self.rows), default=0))
+
+
+NOTHING = PeakForm(())  # a formula that is always zero
 
 
 @dataclass(frozen=True)
 class Component:
     """The weights of one part of a model, in parameters.
 
-    `most_at_once`: what streaming holds at a time; `largest_leaf`: in one layer; `linear`: in linear layers, which int8
-    and nf4 store smaller; `castable`: in those that fp8 stores smaller.
+    `blocks`: of each block that streaming brings, in order; `window`: how many of them are on the device at a time;
+    `rest_at_once`: the most of one layer outside the blocks, of any layer where there are no blocks. `largest_leaf`: of
+    one layer; `linear`: in linear layers, which int8 and nf4 store smaller; `castable`: in those that fp8 stores
+    smaller.
     """
 
     parameters: int
-    most_at_once: int
+    blocks: tuple[int, ...] = ()
+    window: int = 1
+    rest_at_once: int = 0
     largest_leaf: int = 0
     linear: int = 0
     castable: int = 0
+
+    def at_once(self, keep: int) -> int:
+        """Return the most parameters on the device while blocks are streamed and the first `keep` of them stay."""
+        streamed = self.blocks[keep:]
+        together = max((sum(streamed[at : at + self.window]) for at in range(len(streamed))), default=0)
+        # Before and after the blocks one layer of the rest is there, beside the block that is fetched ahead.
+        return sum(self.blocks[:keep]) + max(together, self.rest_at_once + max(streamed, default=0))
+
+
+@dataclass(frozen=True)
+class CallForms:
+    """What one call of a run takes: a text encoder's forward, one pass of the denoiser, one decoded frame.
+
+    `component`: whose weights it needs, None for none. `ways`: its peak of activations by the way it is run in
+    ("whole", "pieces", …); `held`: what waits on the device beside it; `ram`: what a way takes in main memory, whatever
+    the device. `operations`: floating-point ones of a call by product, none where nothing counts, and `per`: whether
+    there is a call per "run", "pass" (a step may have two) or "frame".
+    """
+
+    stage: str
+    component: str | None
+    ways: dict[str, PeakForm]
+    held: PeakForm = NOTHING
+    ram: dict[str, PeakForm] = field(default_factory=dict)
+    operations: dict[str, float] = field(default_factory=dict)
+    per: str = "run"
+
+    def peak_bytes(self, way: str, variables: Mapping[str, int]) -> int:
+        """Return the peak on the device, held tensors included. A way that it does not have is "whole"."""
+        form = self.ways.get(way) or self.ways["whole"]
+        return form.peak_bytes(variables) + self.held.peak_bytes(variables)
+
+    def ram_bytes(self, way: str, variables: Mapping[str, int]) -> int:
+        """Return what it takes in main memory on every device."""
+        return self.ram[way].peak_bytes(variables) if way in self.ram else 0
 
 
 @dataclass(frozen=True)
 class ModelForms:
     """Everything a forecast needs to know of one model's architecture.
 
-    `peaks`: by "fp16" or "fp32" (2 or 4 bytes a number), then by part of the run ("denoise.whole", "decode.bands");
-    what waits beside a stage is "denoise.held" and "decode.held", what is parked in main memory "denoise.skips", and
-    what a part takes there on every device has ".ram" behind its name.
-    `operations`: floating-point operations of one denoiser call ("denoise") and one decoded frame, by product.
+    `calls`: by "fp16" or "fp32" (2 or 4 bytes a number), then by name.
     """
 
     key: str
-    scale: int
-    levels: int
+    geometry: Geometry
     components: dict[str, Component]
-    peaks: dict[str, dict[str, PeakForm]]
-    operations: dict[str, dict[str, float]]
+    calls: dict[str, dict[str, CallForms]]
     versions: dict[str, str]
 
-    @property
-    def pieces(self) -> bool:
-        """Whether the model can be run in pieces at all."""
-        return "denoise.pieces" in self.peaks["fp32"]
+    def calls_in(self, precision: str) -> dict[str, CallForms]:
+        """Return the calls of a run that is computed in a precision. Raises KeyError for one that is not traced."""
+        return self.calls["fp32" if precision == "fp32" else "fp16"]
 
-    def peak_bytes(self, precision: str, part: str, variables: Mapping[str, int]) -> int:
-        """Return a part's peak of activations in bytes; a part that the model does not have takes nothing.
-
-        Bands that no formula was found for are taken to be whole.
-        """
-        parts = self.peaks["fp32" if precision == "fp32" else "fp16"]
-        form = parts.get(part) or parts.get(part.replace(".bands", ".whole"))
-        return form.peak_bytes(variables) if form else 0
-
-    def operations_of(self, part: str, variables: Mapping[str, int]) -> float:
-        """Return the floating-point operations of a part."""
-        return sum(factor * product_value(name, variables) for name, factor in self.operations.get(part, {}).items())
+    def knows(self, precision: str) -> bool:
+        """Say whether it was traced for a precision."""
+        return ("fp32" if precision == "fp32" else "fp16") in self.calls
 
     def save(self, path: Path) -> None:
         """Write as JSON, beside the old file and then in its place."""
         part = path.with_suffix(".part")
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n", encoding="utf-8")
+        part.write_text(json.dumps({"format": FORMAT} | _shown(self), indent=1) + "\n", encoding="utf-8")
         part.replace(path)
 
     @classmethod
@@ -120,11 +134,40 @@ class ModelForms:
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if found.pop("format") != FORMAT:
                 return None
-            found["components"] = {name: Component(**values) for name, values in found["components"].items()}
-            found["peaks"] = {
-                precision: {part: PeakForm(tuple(form["rows"])) for part, form in parts.items()}
-                for precision, parts in found["peaks"].items()
-            }
-            return cls(**found)
+            geometry = found["geometry"]
+            return cls(
+                key=found["key"],
+                geometry=Geometry(**geometry | {"patch": tuple(geometry["patch"])}),
+                components={name: _component(values) for name, values in found["components"].items()},
+                calls={
+                    width: {name: _call(values) for name, values in calls.items()}
+                    for width, calls in found["calls"].items()
+                },
+                versions=found["versions"],
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
+
+
+def _shown(forms: ModelForms) -> dict[str, Any]:
+    """Return a table as plain values, without what is as it is by default."""
+    shown = asdict(forms)
+    for calls in shown["calls"].values():
+        for call in calls.values():
+            for name, nothing in (("held", {"rows": ()}), ("ram", {}), ("operations", {}), ("per", "run")):
+                if call[name] == nothing:
+                    del call[name]
+    return shown
+
+
+def _component(values: dict[str, Any]) -> Component:
+    return Component(**values | {"blocks": tuple(values["blocks"])})
+
+
+def _call(values: dict[str, Any]) -> CallForms:
+    forms = {name: {way: _peak(form) for way, form in values.get(name, {}).items()} for name in ("ways", "ram")}
+    return CallForms(**values | forms | {"held": _peak(values.get("held", {"rows": []}))})
+
+
+def _peak(values: dict[str, Any]) -> PeakForm:
+    return PeakForm(tuple(values["rows"]))

@@ -6,25 +6,26 @@ libraries and Python need comes on top, corrected by what this machine's own run
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from i2v.memory.abilities import EXACT
+from i2v.memory.forecast.card_costs import CARD
 from i2v.memory.forecast.experience import Experience, Seconds
-from i2v.memory.forecast.forms import ModelForms, variables_of
-from i2v.memory.plan import GIB, Plan
+from i2v.memory.forecast.forms import CallForms, ModelForms, sum_of_products
+from i2v.memory.machine_now import GIB
+from i2v.memory.plan import Masters, Plan
+from i2v.memory.residency import Home, Residency
 from i2v.request import GenerationRequest
 
 __all__ = ["Forecast", "StagePeak", "forecast"]
 
-# What a CUDA process holds besides tensors: its context and kernels, 0.3 to 0.5 GiB on current drivers, and the
-# workspaces of cuBLAS and cuDNN. Not seen by torch's allocator except for the workspaces.
-_CONTEXT_BYTES = GIB // 2
-_WORKSPACE_BYTES = GIB // 8
 # Main memory of the worker: Python, torch and diffusers, measured as 0.48 GiB on Linux without CUDA; CUDA's libraries
 # add about 2 GiB of mapped code.
-_PROCESS_BYTES = int(0.48 * GIB)
-_CUDA_LIBRARIES_BYTES = 2 * GIB
-_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "nf4": 0.5625}
+PROCESS_BYTES = int(0.48 * GIB)
+CUDA_LIBRARIES_BYTES = 2 * GIB
+RING_BLOCKS = 3  # pinned blocks through which mapped weights go to the card
+BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "nf4": 0.5625}
 
 
 @dataclass(frozen=True)
@@ -65,45 +66,27 @@ class Forecast:
 def forecast(
     request: GenerationRequest, plan: Plan, forms: ModelForms, experience: Experience | None = None
 ) -> Forecast:
-    """Foresee a run."""
+    """Foresee a run. Raises KeyError for a precision that the formulas were not traced for."""
     on_card = plan.device != "cpu"
     counted = _Stages(request, plan, forms)
     stages = counted.all()
     largest = max(stages.values(), key=lambda stage: stage.tensor_bytes)
     excess = experience.excess_bytes(request.model, plan) if experience else 0
-    tensors = largest.tensor_bytes + (max(_WORKSPACE_BYTES, excess) if on_card else 0)
+    tensors = largest.tensor_bytes + (max(CARD.workspace_bytes, excess) if on_card else 0)
     counted_ram = max(stage.ram_bytes for stage in stages.values())
-    ram = counted_ram + (0 if on_card else excess)
-    variables = _variables(request, plan, forms)
-    passes = 2 if request.guidance_scale > 1 else 1
-    operations = request.num_inference_steps * passes * forms.operations_of("denoise", variables)
-    decoding = request.num_frames * forms.operations_of("decode", variables)
     pixels = request.num_frames * request.width * request.height
-    work = (operations, decoding, pixels, counted.all_weights)
-    seconds = experience.seconds(request, plan, *work) if experience else None
+    work = (counted.operations("denoise"), counted.operations("decode"), pixels, counted.all_weights)
     return Forecast(
         stages=stages,
         weights_bytes=largest.weights_bytes,
         activation_bytes=largest.activation_bytes,
         tensor_bytes=tensors,
-        peak_vram_bytes=tensors + _CONTEXT_BYTES if on_card else 0,
-        peak_ram_bytes=ram,
+        peak_vram_bytes=tensors + CARD.context_bytes if on_card else 0,
+        peak_ram_bytes=counted_ram + (0 if on_card else excess),
         counted_bytes=largest.tensor_bytes if on_card else counted_ram,
-        operations=operations,
+        operations=work[0],
         pixels=pixels,
-        seconds=seconds,
-    )
-
-
-def _variables(request: GenerationRequest, plan: Plan, forms: ModelForms) -> dict[str, int]:
-    return variables_of(
-        request.width,
-        request.height,
-        request.num_frames,
-        scale=forms.scale,
-        levels=forms.levels,
-        frames=plan.frames or request.num_frames,
-        rows=plan.vae_rows or request.height,
+        seconds=experience.seconds(request, plan, *work) if experience else None,
     )
 
 
@@ -112,74 +95,90 @@ class _Stages:
 
     def __init__(self, request: GenerationRequest, plan: Plan, forms: ModelForms):
         self._request, self._plan, self._forms = request, plan, forms
-        self._variables = _variables(request, plan, forms)
-        self.all_weights = sum(self._weights(name) for name in forms.components)
-        self._base_ram = _PROCESS_BYTES
-        if plan.device != "cpu":
-            self._base_ram += _CUDA_LIBRARIES_BYTES
-            self._base_ram += 0 if plan.weights == "resident" else self.all_weights
+        self._calls = forms.calls_in(plan.compute)
+        self._variables = forms.geometry.variables(request.width, request.height, request.num_frames, plan.knobs)
+        self._on_card = plan.device != "cpu"
+        self.all_weights = sum(self._stored(name) for name in forms.components)
+        self._always_here = sum(
+            self._stored(name) for name in forms.components if self._residency(name).home is Home.RESIDENT
+        )
 
     def all(self) -> dict[str, StagePeak]:
-        components = self._forms.components
-        encoders = {"text_encoder": "encode.text", "image_encoder": "encode.image", "vae": self._vae("vae_encode")}
-        encoding = [self._peak(name, part) for name, part in encoders.items() if name in components]
-        encoding.append(self._peak(None, "encode"))
-        decoder = "vae" if "vae" in components else None
-        return {
-            "load": self._load(),
-            "encode": max(encoding, key=lambda stage: stage.tensor_bytes),
-            "denoise": self._peak("unet", self._denoiser(), "denoise.held"),
-            "decode": self._peak(decoder, self._vae("decode"), "decode.held"),
-        }
+        """Return every stage's peak."""
+        return {"load": self._load()} | {stage: self._stage(stage) for stage in ("encode", "denoise", "decode")}
+
+    def operations(self, stage: str) -> float:
+        """Return the floating-point operations of a stage. Experts share the passes among them."""
+        request = self._request
+        passes = request.num_inference_steps * (2 if request.guidance_scale > 1 else 1)
+        times = {"run": 1, "pass": passes, "frame": request.num_frames}
+        calls = [call for call in self._calls.values() if call.stage == stage and call.operations]
+        each = [times[call.per] * sum_of_products(call.operations, self._variables) for call in calls]
+        return sum(each) / max(1, sum(call.per == "pass" for call in calls))
 
     def _load(self) -> StagePeak:
         # A component is read into main memory and then moved; on a CPU it stays where it is.
-        largest = max(self._weights(name) for name in self._forms.components)
-        on_device = self.all_weights if self._plan.weights == "resident" else 0
-        return StagePeak(on_device, 0, self._ram(on_device if self._plan.device == "cpu" else largest))
+        largest = max(self._stored(name) for name in self._forms.components)
+        if not self._on_card:
+            return StagePeak(self.all_weights, 0, self._ram(self.all_weights))
+        return StagePeak(self._always_here, 0, self._ram(0 if self._plan.masters is Masters.DISK else largest))
 
-    def _peak(self, component: str | None, part: str, held: str = "") -> StagePeak:
-        present = self._at_once(component) if component else 0
-        weights = self.all_weights if self._plan.weights == "resident" else present
-        precision = self._plan.compute
-        active = sum(self._forms.peak_bytes(precision, name, self._variables) for name in (part, held))
-        if component == "unet" and self._plan.precision not in ("fp32", "fp16", "bf16"):
-            # One layer at a time is turned back into the precision that is computed in.
-            active += int(self._forms.components["unet"].largest_leaf * _BYTES[precision])
-        ram = weights + active if self._plan.device == "cpu" else self._parked()
-        ram += self._forms.peak_bytes(precision, f"{part}.ram", self._variables)  # what lies there on every device
+    def _stage(self, stage: str) -> StagePeak:
+        peaks = [self._call(call) for call in self._calls.values() if call.stage == stage]
+        largest = max(peaks, key=lambda peak: peak.tensor_bytes)
+        return replace(largest, ram_bytes=max(peak.ram_bytes for peak in peaks))
+
+    def _call(self, call: CallForms) -> StagePeak:
+        way = self._plan.way(call.stage)
+        weights = self._always_here + self._brought(call.component)
+        active = call.peak_bytes(way, self._variables) + self._turned_back(call.component)
+        ram = call.ram_bytes(way, self._variables) + (0 if self._on_card else weights + active)
         return StagePeak(weights, active, self._ram(ram))
 
-    def _ram(self, tensors: int) -> int:
-        frames = self._request.width * self._request.height * 3 * 8  # some frames on their way to the file
-        return self._base_ram + tensors + frames
+    def _brought(self, name: str | None) -> int:
+        """Return what is brought to the device of a component that does not stay there."""
+        if name is None or name not in self._forms.components:
+            return 0
+        residency = self._residency(name)
+        if residency.home is Home.STREAMED:
+            at_once = self._forms.components[name].at_once(residency.keep)
+            return int(at_once * BYTES[self._plan.compute])
+        return self._stored(name) if residency.home is Home.TURNS else 0
 
-    def _parked(self) -> int:
-        return (
-            self._forms.peak_bytes(self._plan.compute, "denoise.skips", self._variables)
-            if self._plan.parks_skips
-            else 0
-        )
+    def _turned_back(self, name: str | None) -> int:
+        """Return the largest layer of rounded weights: one at a time is turned back into what is computed in."""
+        if name is None or name not in self._plan.parts or self._plan.parts[name].precision in EXACT:
+            return 0
+        return int(self._forms.components[name].largest_leaf * BYTES[self._plan.compute])
 
-    def _weights(self, name: str) -> int:
+    def _ram(self, more: int) -> int:
+        """Return main memory in all: the process, weights that wait there, some frames on their way to the file."""
+        frames = self._request.width * self._request.height * 3 * 8
+        base = PROCESS_BYTES + (CUDA_LIBRARIES_BYTES + self._waiting() if self._on_card else 0)
+        return base + more + frames
+
+    def _waiting(self) -> int:
+        """Return the bytes of weights that are in main memory while they are not on the card."""
+        away = [name for name in self._forms.components if self._residency(name).home is not Home.RESIDENT]
+        if self._plan.masters is Masters.RAM:
+            return sum(self._stored(name) for name in away)
+        return max((self._ring(name) for name in away), default=0)
+
+    def _ring(self, name: str) -> int:
+        """Return the pinned memory through which mapped weights go to the card: a few blocks, or one layer."""
         component = self._forms.components[name]
-        full = _BYTES[self._plan.compute]
-        if name != "unet" or self._plan.precision == self._plan.compute:
+        largest = max(*component.blocks, component.rest_at_once) if component.blocks else component.rest_at_once
+        return int(RING_BLOCKS * largest * BYTES[self._plan.compute])
+
+    def _stored(self, name: str) -> int:
+        """Return the bytes of a component's weights as they are stored."""
+        component, full = self._forms.components[name], BYTES[self._plan.compute]
+        part = self._plan.parts.get(name)
+        if part is None or part.precision in EXACT:
             return int(component.parameters * full)
-        share = component.castable if self._plan.precision == "fp8" else component.linear
-        return int(share * _BYTES[self._plan.precision] + (component.parameters - share) * full)
+        share = component.castable if part.precision == "fp8" else component.linear
+        return int(share * BYTES[part.precision] + (component.parameters - share) * full)
 
-    def _at_once(self, name: str) -> int:
-        component = self._forms.components[name]
-        if self._plan.weights == "streamed" and name != "vae":
-            return int(component.most_at_once * _BYTES[self._plan.compute])
-        return self._weights(name)
-
-    def _denoiser(self) -> str:
-        if self._plan.parks_skips:
-            return "denoise.parked"
-        pieces = self._plan.frames is not None or self._plan.weights == "streamed"
-        return "denoise.pieces" if pieces else "denoise.whole"
-
-    def _vae(self, part: str) -> str:
-        return f"{part}.bands" if self._plan.vae_rows else f"{part}.whole"
+    def _residency(self, name: str) -> Residency:
+        part = self._plan.parts.get(name)
+        return part.residency if part else Residency()

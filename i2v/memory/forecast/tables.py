@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from i2v.family import Family
 from i2v.memory.forecast.forms import FORMAT, ModelForms
 from i2v.presets.model_preset import ModelPreset
 
@@ -46,16 +47,23 @@ def width_of(precision: str) -> str:
 
 def table_key(preset: ModelPreset, architecture: Mapping[str, Any]) -> str:
     """Return what a table is looked up by: family, architecture, format, and the code that it was traced with."""
-    parts = [preset.family, architecture, FORMAT, versions(), _own_code()]
+    family = preset.declared
+    parts = [family.name, _declared(family), architecture, FORMAT, versions(), _digest(family.code)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@lru_cache(maxsize=1)
-def _own_code() -> str:
-    """Return a digest of the modules of i2v that allocate while a model runs."""
-    folder = Path(__file__).parents[1] / "exact"
-    names = ("unet_layers", "unet", "kl", "group_norm")
-    return hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in names)).hexdigest()
+def _declared(family: Family) -> list[Any]:
+    """Return what of a declaration decides its table: components with their blocks, and the ways it is run in."""
+    parts = [[part.name, part.cls, part.blocks, part.held_at_once] for part in family.parts]
+    return [parts, [[knob.name, knob.way, list(knob.stages)] for knob in family.knobs]]
+
+
+@lru_cache(maxsize=16)
+def _digest(modules: tuple[str, ...]) -> str:
+    """Return a digest of modules of i2v."""
+    root = Path(__file__).parents[2]
+    sources = ((root / f"{module.replace('.', '/')}.py").read_bytes() for module in modules)
+    return hashlib.sha256(b"".join(sources)).hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -78,6 +86,6 @@ def find_forms(preset: ModelPreset, folder: Path, home: Path, precision: str) ->
     key = table_key(preset, architecture_of(preset, folder))
     for path in (TABLES / f"{preset.name}.json", forms_path(home, key)):
         forms = ModelForms.load(path)
-        if forms and forms.key == key and width_of(precision) in forms.peaks:
+        if forms and forms.key == key and forms.knows(precision):
             return forms
     return None

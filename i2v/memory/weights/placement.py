@@ -1,60 +1,73 @@
-"""Keeps a pipeline's weights where the plan wants them: all on the device, one component at a time, or layer by layer.
+"""Keeps a model's weights where the plan wants them: on the device, one component at a time, or block by block.
 
-Knows modules by name; nothing of what they compute. Moving from one way to another is possible at any time between two
-calls, also in the middle of denoising: a component that is in use stays usable.
+Knows components by name; nothing of what they compute. Moving from one way to another is possible at any time between
+two calls, also in the middle of denoising: a component that is in use stays usable.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from i2v.machine.devices import machine_memory
+from i2v.memory.residency import Home, Residency
 from i2v.memory.weights.parked import LayerStream, LeafStream, ParkedWeights, stream_leaves, weight_bytes
 
-__all__ = ["Placement"]
+__all__ = ["Placement", "Streamable"]
 
-_HELD_AT_ONCE = 2  # exact_unet.py holds an upsampler together with the layer after it
+
+@dataclass(frozen=True)
+class Streamable:
+    """A component: its blocks in the order they run, none to stream it leaf by leaf, and how many it needs at once."""
+
+    module: nn.Module
+    blocks: Sequence[nn.Module] = ()
+    held_at_once: int = 1
 
 
 class Placement:
-    """Where the components' weights are. `layers`: of the component "unet", in the order they run.
+    """Where the components' weights are."""
 
-    `weights` is "resident", "turns" or "streamed", see plan.Plan. When streaming, the denoiser comes layer by layer,
-    the encoders leaf by leaf, and the small autoencoder as a whole in its turn.
-    """
-
-    def __init__(self, components: Mapping[str, nn.Module], layers: Sequence[nn.Module], device: torch.device):
-        self._components, self._layers, self._device = dict(components), list(layers), device
+    def __init__(self, components: Mapping[str, Streamable], device: torch.device):
+        self._components, self._device = dict(components), device
+        self._residencies: dict[str, Residency | None] = dict.fromkeys(components)  # None: not placed yet
         self._in_turns: dict[str, ParkedWeights] = {}
-        self._leaves: list[LeafStream] = []
+        self._leaves: dict[str, LeafStream] = {}
+        self._streams: dict[str, LayerStream] = {}
         self._in_use: set[str] = set()
-        self.weights = "resident"
-        self.layer_stream: LayerStream | None = None
 
-    def arrange(self, weights: str) -> None:
-        """Put the weights where a plan wants them."""
-        if weights == self.weights:
+    def stream(self, name: str) -> LayerStream | None:
+        """Return what brings a component's blocks while it is streamed."""
+        return self._streams.get(name)
+
+    def arrange(self, residencies: Mapping[str, Residency]) -> None:
+        """Put the weights where a plan wants them; components that stay as they are are not touched."""
+        for name, residency in residencies.items():
+            if name in self._components and residency != self._residencies[name]:
+                self._release(name)
+                self._residencies[name] = residency
+                self._place(name, residency)
+
+    def _place(self, name: str, residency: Residency) -> None:
+        component = self._components[name]
+        if residency.home is Home.RESIDENT:
+            component.module.to(self._device)
             return
-        self._release()
-        self.weights = weights
-        pin = weights != "resident" and self._pins()
-        for name, module in self._components.items():
-            if weights == "resident":
-                module.to(self._device)
-            elif weights == "turns" or name == "vae":
-                self._in_turns[name] = ParkedWeights(module, self._device, pin=pin)
-            elif name == "unet":
-                self.layer_stream = LayerStream(
-                    self._layers, self._device, pin=pin, prefetch=pin, held_at_once=_HELD_AT_ONCE
-                )
-            else:
-                self._leaves.append(stream_leaves(module, self._device, pin))
-        for name in self._in_use & self._in_turns.keys():
-            self._in_turns[name].bring()
+        pin = self._pins()
+        if residency.home is Home.TURNS:
+            self._in_turns[name] = ParkedWeights(component.module, self._device, pin=pin)
+            if name in self._in_use:
+                self._in_turns[name].bring()
+        elif component.blocks:
+            self._streams[name] = LayerStream(
+                component.blocks, self._device, pin=pin, prefetch=pin, held_at_once=component.held_at_once
+            )
+        else:
+            self._leaves[name] = stream_leaves(component.module, self._device, pin)
 
     @contextmanager
     def in_use(self, name: str) -> Iterator[None]:
@@ -66,22 +79,32 @@ class Placement:
             yield
         finally:
             self._in_use.discard(name)
-            if name in self._in_turns:
-                self._in_turns[name].drop()
-            if name == "unet" and self.layer_stream:
-                self.layer_stream.release()  # what was fetched ahead for a step that does not come
+            self.drop(name)
 
-    def _release(self) -> None:
-        """Take turns and streams away; every weight that was parked is in main memory then."""
-        if self.layer_stream:
-            self.layer_stream.release()
-        for leaf in self._leaves:
-            leaf.remove()
-        for parked in self._in_turns.values():
-            parked.drop()
-        self.layer_stream, self._leaves, self._in_turns = None, [], {}
+    def bring(self, name: str) -> None:
+        """Have a component's weights at hand until `drop`."""
+        self._in_use.add(name)
+        if name in self._in_turns:
+            self._in_turns[name].bring()
+
+    def drop(self, name: str) -> None:
+        """Take a component's weights from the device, what was fetched ahead of them too."""
+        self._in_use.discard(name)
+        if name in self._in_turns:
+            self._in_turns[name].drop()
+        if name in self._streams:
+            self._streams[name].release()
+
+    def _release(self, name: str) -> None:
+        """Take turns and streams of a component away; every weight that was parked is in main memory then."""
+        if name in self._streams:
+            self._streams.pop(name).release()
+        if name in self._leaves:
+            self._leaves.pop(name).remove()
+        if name in self._in_turns:
+            self._in_turns.pop(name).drop()
 
     def _pins(self) -> bool:
         """Pinned memory cannot be swapped out: only where twice the weights would still fit."""
-        needed = sum(weight_bytes(module) for module in self._components.values())
+        needed = sum(weight_bytes(component.module) for component in self._components.values())
         return self._device.type == "cuda" and 2 * needed < machine_memory().available_bytes
