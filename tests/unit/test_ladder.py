@@ -177,6 +177,13 @@ def test_weights_are_read_from_disk_where_ram_is_too_small_for_them() -> None:
     assert short.forecast.peak_vram_bytes == roomy.forecast.peak_vram_bytes
 
 
+def test_a_table_for_one_precision_is_enough_for_plans_in_it() -> None:
+    forms = forms_of("i2vgen-xl")
+    only = replace(forms, calls={"fp16": forms.calls["fp16"]})
+    found = Ladder(request_of(), preset_named("i2vgen-xl"), only, card(8))
+    assert chosen(found) == chosen(ladder(card(8)))
+
+
 def test_rounded_weights_are_in_no_file_so_they_are_refused_where_ram_is_short() -> None:
     machine = card(4)
     ram = chosen(ladder(machine, precision="fp8")).forecast.peak_ram_bytes

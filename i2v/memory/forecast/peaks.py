@@ -117,11 +117,13 @@ class _Stages:
         return sum(each) / max(1, sum(call.per == "pass" for call in calls))
 
     def _load(self) -> StagePeak:
-        # A component is read into main memory and then moved; on a CPU it stays where it is.
-        largest = max(self._stored(name) for name in self._forms.components)
+        """Return the peak of loading: a component is read as a whole, then rounded and moved where it belongs."""
+        names = list(self._forms.components)
+        to_round = max(self._unrounded(name) - self._stored(name) for name in names)
         if not self._on_card:
-            return StagePeak(self.all_weights, 0, self._ram(self.all_weights))
-        return StagePeak(self._always_here, 0, self._ram(0 if self._plan.masters is Masters.DISK else largest))
+            return StagePeak(self.all_weights, 0, self._ram(self.all_weights + to_round))
+        to_move = max((self._unrounded(n) for n in names if self._residency(n).home is Home.RESIDENT), default=0)
+        return StagePeak(self._always_here, 0, self._ram(max(to_move, to_round)))
 
     def _stage(self, stage: str) -> StagePeak:
         peaks = [self._call(call) for call in self._calls.values() if call.stage == stage]
@@ -170,12 +172,16 @@ class _Stages:
         largest = max(*component.blocks, component.rest_at_once) if component.blocks else component.rest_at_once
         return int(RING_BLOCKS * largest * BYTES[self._plan.compute])
 
+    def _unrounded(self, name: str) -> int:
+        """Return the bytes of a component's weights as they are in the model's files."""
+        return int(self._forms.components[name].parameters * BYTES[self._plan.compute])
+
     def _stored(self, name: str) -> int:
         """Return the bytes of a component's weights as they are stored."""
         component, full = self._forms.components[name], BYTES[self._plan.compute]
         part = self._plan.parts.get(name)
         if part is None or part.precision in EXACT:
-            return int(component.parameters * full)
+            return self._unrounded(name)
         share = component.castable if part.precision == "fp8" else component.linear
         return int(share * BYTES[part.precision] + (component.parameters - share) * full)
 
