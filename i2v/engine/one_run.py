@@ -111,11 +111,10 @@ class OneRun:
 
     def _forecast(self) -> dict[str, Any]:
         foreseen = self._rung.forecast
-        on_card = self._rung.plan.device != "cpu"
         return {
             "peak_vram_bytes": foreseen.peak_vram_bytes,
             "peak_ram_bytes": foreseen.peak_ram_bytes,
-            "comparable_bytes": foreseen.tensor_bytes if on_card else foreseen.peak_ram_bytes,
+            "comparable_bytes": foreseen.comparable_bytes,
             "counted_bytes": foreseen.counted_bytes,
             "operations": foreseen.operations,
             "pixels": foreseen.pixels,

@@ -67,7 +67,7 @@ class Watched:
         request = build_request(values | {"num_inference_steps": STEPS}, (72, 64))
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.latents: torch.Tensor | None = None
-        nothing = Forecast({}, 0, 0, 0, 0, 0, 0, 0.0, 0, None)
+        nothing = Forecast({}, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, None)
         spec = RunSpec("0" * 16, 1, request, folder, folder)
         self.run = OneRun(spec, Rung(plan, nothing, True, True), self._see, lambda: False, {})
         self.run.pipeline = pipeline

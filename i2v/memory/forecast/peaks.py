@@ -24,17 +24,23 @@ __all__ = ["Forecast", "StagePeak", "forecast"]
 # add about 2 GiB of mapped code.
 PROCESS_BYTES = int(0.48 * GIB)
 CUDA_LIBRARIES_BYTES = 2 * GIB
+# The process that writes the video, which looks ahead: benchmarks/encoder_memory.py, ffmpeg 7 with x264 on two cores.
+ENCODER_BYTES, ENCODER_BYTES_PER_PIXEL = 48 << 20, 250
 RING_BLOCKS = 3  # pinned blocks through which mapped weights go to the card
 BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "nf4": 0.5625}
 
 
 @dataclass(frozen=True)
 class StagePeak:
-    """The most that one stage takes: weights and activations where the tensors live, and main memory in all."""
+    """The most that one stage takes: weights and activations where the tensors live, and main memory in all.
+
+    `encoder_bytes`: what of main memory another process takes, which writes the video.
+    """
 
     weights_bytes: int
     activation_bytes: int
     ram_bytes: int
+    encoder_bytes: int = 0
 
     @property
     def tensor_bytes(self) -> int:
@@ -46,6 +52,7 @@ class Forecast:
     """Peaks of a whole run. `tensor_bytes` is what torch will report, `peak_vram_bytes` what the card must have.
 
     `counted_bytes` is what a measured peak is compared with to learn from: without what past runs have added.
+    `comparable_bytes` is what the page compares it with: of the worker alone, with what was learnt.
     """
 
     stages: dict[str, StagePeak]
@@ -55,6 +62,7 @@ class Forecast:
     peak_vram_bytes: int
     peak_ram_bytes: int
     counted_bytes: int
+    comparable_bytes: int
     operations: float
     pixels: int
     seconds: Seconds | None
@@ -73,7 +81,8 @@ def forecast(
     largest = max(stages.values(), key=lambda stage: stage.tensor_bytes)
     excess = experience.excess_bytes(request.model, plan) if experience else 0
     tensors = largest.tensor_bytes + (max(CARD.workspace_bytes, excess) if on_card else 0)
-    counted_ram = max(stage.ram_bytes for stage in stages.values())
+    counted_ram = max(stage.ram_bytes - stage.encoder_bytes for stage in stages.values())
+    most_ram = max(stage.ram_bytes for stage in stages.values())
     pixels = request.num_frames * request.width * request.height
     work = (counted.operations("denoise"), counted.operations("decode"), pixels, counted.all_weights)
     return Forecast(
@@ -82,8 +91,9 @@ def forecast(
         activation_bytes=largest.activation_bytes,
         tensor_bytes=tensors,
         peak_vram_bytes=tensors + CARD.context_bytes if on_card else 0,
-        peak_ram_bytes=counted_ram + (0 if on_card else excess),
+        peak_ram_bytes=most_ram + (0 if on_card else excess),
         counted_bytes=largest.tensor_bytes if on_card else counted_ram,
+        comparable_bytes=tensors if on_card else counted_ram + excess,
         operations=work[0],
         pixels=pixels,
         seconds=experience.seconds(request, plan, *work) if experience else None,
@@ -128,7 +138,11 @@ class _Stages:
     def _stage(self, stage: str) -> StagePeak:
         peaks = [self._call(call) for call in self._calls.values() if call.stage == stage]
         largest = max(peaks, key=lambda peak: peak.tensor_bytes)
-        return replace(largest, ram_bytes=max(peak.ram_bytes for peak in peaks))
+        encoder = self._encoder() if stage == "decode" else 0
+        return replace(largest, ram_bytes=max(peak.ram_bytes for peak in peaks) + encoder, encoder_bytes=encoder)
+
+    def _encoder(self) -> int:
+        return ENCODER_BYTES + ENCODER_BYTES_PER_PIXEL * self._request.width * self._request.height
 
     def _call(self, call: CallForms) -> StagePeak:
         way = self._plan.way(call.stage)
