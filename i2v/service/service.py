@@ -142,7 +142,7 @@ class Service:
     # Submitting
 
     def check(self, values: Mapping[str, Any], image_size: tuple[int, int]) -> GenerationRequest:
-        """Return the complete request, or raise InputError naming the field and the remedy."""
+        """Return the complete request. Raises InputError naming the field and the remedy; ModelFilesError."""
         request = self._build(values, image_size)
         preset = preset_named(request.model)
         folder = download.model_folder(preset, self.settings.home)
@@ -207,7 +207,10 @@ class Service:
                 )
 
     def submit(self, values: Mapping[str, Any], image: Path | None, image_name: str | None = None) -> Job:
-        """Check everything, store the picture and queue the job. Raises InputError before anything is written."""
+        """Check everything, store the picture and queue the job.
+
+        Raises InputError, ModelFilesError, StorageError; then nothing is left behind.
+        """
         if image is None:
             raise InputError("there is no start picture", "Choose a picture first.", field="image")
         picture = load_picture(image)
