@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from i2v.errors import I2VError, InputError, ModelFilesError, StorageError, UnknownJobError
+from i2v.errors import InputError, ModelFilesError, StorageError, UnknownJobError
 from i2v.jobs.model import TERMINAL, Job, JobState
 from i2v.jobs.store import JobStore
 from i2v.log_file import LogFile
@@ -366,8 +366,3 @@ class Service:
     def log_tail(self, lines: int = 80) -> list[str]:
         """Return the last lines of the log, secrets hidden."""
         return self.log_file.tail(lines)
-
-
-def describe_error(error: dict[str, Any] | None) -> str:
-    """Return a stored error as its sentence."""
-    return str(I2VError.from_dict(error)) if error else ""
