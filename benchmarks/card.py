@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -218,6 +219,7 @@ def _machine(small: bool) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; return the exit status, 2 without a card."""
+    os.environ.update(devices.CUDA_ORDER)
     parser = argparse.ArgumentParser(description="Measure on a CUDA card: forecasts, small cards, and the bench.")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--only", choices=PARTS, help="one part of the three")

@@ -3,14 +3,17 @@
     I2VError                    what happened, and what to do next
     ├── InputError              the request cannot be met as it stands          exit status 2
     │   ├── ImageError          the start picture cannot be used
-    │   ├── ModelFilesError     weights missing, cut short, pickled, not downloaded
-    │   ├── StorageError        the output folder or the disk refuses
     │   └── UnknownJobError     there is no such job
+    ├── ModelFilesError         weights not downloaded, cut short, pickled      exit status 2
+    ├── StorageError            the disk or a folder of i2v's refuses           exit status 1
     ├── GenerationError         the run itself failed                           exit status 1
     │   ├── OutOfMemoryError    the card or the machine has too little memory
     │   ├── NotFiniteError      the latents hold NaN or infinity
     │   └── WorkerDiedError     the process that owned the GPU is gone
     └── Cancelled               the person stopped it                           exit status 130
+
+A model that is not there exits as bad input does: naming another model, or downloading this one, mends the command. A
+full disk does not, for the command was right. An output path that cannot be is an InputError of the command line.
 
 The user sees `str(error)`, one sentence and its remedy; the log has the trace with the job id. An error travels from
 the worker to the faces as `to_dict()` and back through `from_dict()`.
@@ -77,16 +80,18 @@ class ImageError(InputError):
     """The start picture cannot be read or used."""
 
 
-class ModelFilesError(InputError):
-    """The model's files are missing, damaged, or of a kind that is never loaded."""
-
-
-class StorageError(InputError):
-    """The output folder or the disk cannot take the result."""
-
-
 class UnknownJobError(InputError):
     """There is no job of that id."""
+
+
+class ModelFilesError(I2VError):
+    """The model's files are missing, damaged, or of a kind that is never loaded."""
+
+    exit_status = 2
+
+
+class StorageError(I2VError):
+    """The disk, or a folder or file that i2v keeps, cannot be read or written."""
 
 
 class GenerationError(I2VError):
@@ -117,9 +122,9 @@ _BY_NAME = {
         I2VError,
         InputError,
         ImageError,
+        UnknownJobError,
         ModelFilesError,
         StorageError,
-        UnknownJobError,
         GenerationError,
         OutOfMemoryError,
         NotFiniteError,

@@ -184,9 +184,9 @@ def _formats_for(output: Path) -> tuple[str, ...]:
         )
     folder = output.absolute().parent
     if not folder.is_dir():
-        raise StorageError(f"the output folder {folder} does not exist", "Create it, or choose another.", "output")
+        raise InputError(f"the output folder {folder} does not exist", "Create it, or choose another.", "output")
     if output.is_dir() or not os.access(folder, os.W_OK):
-        raise StorageError(f"{output} cannot be written", "Choose another output folder or name.", "output")
+        raise InputError(f"{output} cannot be written", "Choose another output folder or name.", "output")
     kind = _SUFFIX_FORMATS[suffix]
     return (kind,) if kind else ()
 

@@ -50,6 +50,8 @@ class Spec(Protocol):
     @property
     def request(self) -> GenerationRequest: ...
     @property
+    def home(self) -> Path: ...
+    @property
     def folder(self) -> Path: ...
     @property
     def picture(self) -> Path: ...
@@ -65,7 +67,7 @@ class OneRun:
 
     def __init__(
         self,
-        spec: Any,
+        spec: Spec,
         rung: Rung,
         report: Report,
         cancelled: Callable[[], bool],

@@ -22,6 +22,7 @@ import psutil
 from i2v import __version__
 
 __all__ = [
+    "CUDA_ORDER",
     "Gpu",
     "Memory",
     "first_visible_gpu",
@@ -37,14 +38,16 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+# How cards are counted, whatever the person's environment says, in every process of i2v that uses one: as the driver's
+# own list and nvidia-smi do, so that this process, which never asks CUDA, knows which card that will be.
+CUDA_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 @dataclass(frozen=True)
 class Gpu:
     """One NVIDIA card as the driver reports it, all processes counted; what it does not tell is "", None or 0.
 
-    `index` counts by PCI bus. `speed_core_mhz`: CUDA cores times their highest clock. `mine_bytes`: held by the
-    processes that were asked about, a part of `used_bytes`.
+    `index` counts by PCI bus. `mine_bytes`: held by the processes that were asked about, a part of `used_bytes`.
     """
 
     index: int
@@ -54,7 +57,6 @@ class Gpu:
     used_bytes: int
     uuid: str = ""
     capability: tuple[int, int] | None = None
-    speed_core_mhz: int = 0
     mine_bytes: int = 0
 
     @property
@@ -132,8 +134,6 @@ def _read_card(nvml: ModuleType, index: int, driver: str, own_pids: Collection[i
         _log_once(logging.WARNING, f"card {index} cannot be read and is left out: {error}")
         return None
     capability = _ask(nvml, "nvmlDeviceGetCudaComputeCapability", handle)
-    cores = _ask(nvml, "nvmlDeviceGetNumGpuCores", handle) or 0
-    clock_mhz = _ask(nvml, "nvmlDeviceGetMaxClockInfo", handle, nvml.NVML_CLOCK_SM) or 0
     processes = (_ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or []) if own_pids else []
     return Gpu(
         index,
@@ -143,7 +143,6 @@ def _read_card(nvml: ModuleType, index: int, driver: str, own_pids: Collection[i
         int(memory.used),
         uuid=_text(_ask(nvml, "nvmlDeviceGetUUID", handle)),
         capability=(int(capability[0]), int(capability[1])) if capability else None,
-        speed_core_mhz=int(cores) * int(clock_mhz),
         mine_bytes=sum(process.usedGpuMemory or 0 for process in processes if process.pid in own_pids),
     )
 
@@ -153,17 +152,13 @@ def _text(answer: Any) -> str:
 
 
 def first_visible_gpu(cards: Sequence[Gpu], environ: Mapping[str, str] = os.environ) -> Gpu | None:
-    """Return the card that CUDA will call device 0, or None where CUDA_VISIBLE_DEVICES hides them all.
+    """Return the card that is device 0 under CUDA_ORDER, or None where CUDA_VISIBLE_DEVICES hides them all.
 
-    CUDA counts the fastest card first unless CUDA_DEVICE_ORDER is PCI_BUS_ID; its measure is not documented, cores
-    times clock stands for it here. CUDA_VISIBLE_DEVICES lists indices in that order, or the beginnings of UUIDs; the
-    first entry without a card ends the list, a card named twice empties it (CUDA C++ programming guide, environment
-    variables; torch.cuda._parse_visible_devices). Parts of a card (MIG) are not cards.
+    CUDA_VISIBLE_DEVICES lists indices by PCI bus, or the beginnings of UUIDs; the first entry without a card ends the
+    list, a card named twice empties it (CUDA C++ programming guide, environment variables;
+    torch.cuda._parse_visible_devices). Parts of a card (MIG) are not cards.
     """
-    by_bus = sorted(cards, key=lambda card: card.index)
-    in_order = by_bus
-    if environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
-        in_order = sorted(by_bus, key=lambda card: -card.speed_core_mhz)
+    in_order = sorted(cards, key=lambda card: card.index)
     entries = environ.get("CUDA_VISIBLE_DEVICES")
     if entries is None:
         return in_order[0] if in_order else None

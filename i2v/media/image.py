@@ -12,6 +12,7 @@ import stat
 import struct
 import threading
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -28,7 +29,9 @@ __all__ = [
     "MAX_FILE_BYTES",
     "MAX_PIXELS",
     "MIN_SIDE_PX",
+    "CheckedPicture",
     "Fit",
+    "check_picture",
     "crop_box",
     "fit_picture",
     "load_picture",
@@ -73,6 +76,27 @@ _PROFILE_ROUNDING = 2  # levels of 255: a profile that moves no colour further t
 # One picture is decoded at a time: several of the largest at once could take all memory, and the warning
 # filters that are set meanwhile belong to the whole process.
 _one_at_a_time = threading.Lock()
+
+
+@dataclass(frozen=True)
+class CheckedPicture:
+    """A stranger's picture, decoded and checked once: upright RGB without metadata. Only `check_picture` makes one.
+
+    `name`: the file's, for display.
+    """
+
+    pixels: Image.Image
+    name: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.pixels.size
+
+
+def check_picture(path: Path) -> CheckedPicture:
+    """Decode and check a picture, so that it can be handed on without being read again. Raises ImageError."""
+    return CheckedPicture(load_picture(path), path.name)
 
 
 def load_picture(path: Path, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:

@@ -17,16 +17,30 @@ from i2v.errors import ModelFilesError
 __all__ = ["check_folder", "check_weights", "component_folder", "find_variant"]
 
 _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
-# What a component without weights is known by, from the end of its class name in model_index.json.
-_CONFIG_ONLY = {
+# A component without weights is known by the file that its library saves it in; what has weights has a config.json.
+# transformers 5.23 and diffusers 0.42: of a processor with a tokenizer, all files lie in one folder.
+_CONFIG_ONLY = (
+    "tokenizer_config.json",
+    "scheduler_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+    "guider_config.json",
+)
+# Where a folder has such a file and a config.json as well, or neither, a word in the class name of model_index.json
+# says what it should be. The words have lasted; endings (Fast, Pil) come and go.
+_BY_CLASS = {
     "Tokenizer": "tokenizer_config.json",
-    "TokenizerFast": "tokenizer_config.json",
     "Scheduler": "scheduler_config.json",
+    "VideoProcessor": "video_preprocessor_config.json",
     "ImageProcessor": "preprocessor_config.json",
     "FeatureExtractor": "preprocessor_config.json",
-    "Renderer": "config.json",
+    "Processor": "processor_config.json",
+    "Guidance": "guider_config.json",
 }
-_VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
+_OURS_WITHOUT_WEIGHTS = ("MotionRenderer",)  # its file is a config.json
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", "*.model", "*.tiktoken")
+_READ_BYTES_AS_TOKENS = ("ByT5", "Canine", "Perceiver")  # tokenizers without a vocabulary
 _AGAIN = "Download the model again, or name a complete folder."
 
 
@@ -37,13 +51,27 @@ def check_folder(folder: Path) -> None:
     """
     for name, class_name in _components(folder).items():
         path = component_folder(folder, name)
-        config = next((file for end, file in _CONFIG_ONLY.items() if class_name.endswith(end)), None)
-        if not (path / (config or "config.json")).is_file():
-            raise ModelFilesError(f"{path} has no {config or 'config.json'}", _AGAIN)
-        if config == "tokenizer_config.json" and not any((path / file).is_file() for file in _VOCABULARIES):
-            raise ModelFilesError(f"{path} has no vocabulary", _AGAIN)
-        if config is None:
+        expected = next((file for word, file in _BY_CLASS.items() if word in class_name), "config.json")
+        if _is_config_only(path, expected):
+            _check_vocabulary(path, class_name)
+        elif not (path / "config.json").is_file():
+            raise ModelFilesError(f"{path} has no {expected}", _AGAIN)
+        elif class_name not in _OURS_WITHOUT_WEIGHTS:
             check_weights(path, find_variant(path))
+
+
+def _is_config_only(path: Path, expected: str) -> bool:
+    """Whether a component is complete without weights, `expected` being the file that its class name speaks of."""
+    if (path / "config.json").is_file() and expected == "config.json":
+        return False  # a vision encoder, say, with its image processor's settings beside it
+    return any((path / file).is_file() for file in _CONFIG_ONLY) and not _weight_files(path, find_variant(path))
+
+
+def _check_vocabulary(path: Path, class_name: str) -> None:
+    if not (path / "tokenizer_config.json").is_file() or class_name.startswith(_READ_BYTES_AS_TOKENS):
+        return
+    if not any(file.is_file() for pattern in _VOCABULARIES for file in path.glob(pattern)):
+        raise ModelFilesError(f"{path} has no vocabulary", _AGAIN)
 
 
 def _components(folder: Path) -> dict[str, str]:

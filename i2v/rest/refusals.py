@@ -5,7 +5,7 @@ status   what was raised
 404      UnknownJobError, or no such address or file
 409      ModelFilesError (the model is not here), or a file of a job that has none yet
 413      the picture or a text is too large
-422      any other InputError
+422      any other InputError, which is about a field or the picture
 503      StorageError, GenerationError: the machine cannot do it now
 500      a mistake in i2v itself; the log has the trace, the answer has not
 """

@@ -26,6 +26,7 @@ from i2v.media.image import save_png
 from i2v.media.metadata import read_metadata, read_size
 from i2v.media.video import read_frames
 from i2v.request import GenerationRequest, build_request
+from i2v.service.keyed_locks import KeyedLocks
 from i2v.settings import Settings
 
 __all__ = ["KEPT_IN_BIN_S", "DiskUse", "Library"]
@@ -51,7 +52,7 @@ class Library:
     def __init__(self, store: JobStore, settings: Settings):
         self._store, self._settings = store, settings
         self._disk_use = DiskUseCounter(settings)
-        self._locks: dict[tuple[str, str], threading.Lock] = {}
+        self._locks = KeyedLocks()  # of files that are being made, by job and kind
         self._closing = threading.Event()
         self._purging = threading.Thread(target=self._purge_now_and_then, name="purge", daemon=True)
 
@@ -137,7 +138,7 @@ class Library:
         Two callers at once make it once. Raises InputError, StorageError; Cancelled when i2v is stopped meanwhile.
         """
         ending = _ending(kind)
-        with self._locks.setdefault((job_id, kind), threading.Lock()):
+        with self._locks.hold(job_id, kind):
             job = self._job(job_id)
             there = self._file(job, kind)
             if there:
@@ -163,7 +164,7 @@ class Library:
         job = self._job(job_id)
         video = self._video(job)
         path = video.with_name("last.png")
-        with self._locks.setdefault((job_id, "last"), threading.Lock()):
+        with self._locks.hold(job_id, "last"):
             if not path.is_file():
                 last = None
                 with closing(read_frames(video)) as frames:

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from i2v.errors import I2VError, InputError, ModelFilesError, StorageError, UnknownJobError
+from i2v.errors import InputError, ModelFilesError, StorageError, UnknownJobError
 from i2v.jobs.model import TERMINAL, Job, JobState
 from i2v.jobs.store import JobStore
 from i2v.log_file import LogFile
 from i2v.machine import devices
 from i2v.machine.facts import SPARE_DISK_BYTES, MachineFacts, describe_machine, machine_facts
-from i2v.media.image import load_picture, picture_sha256, save_png
+from i2v.media.image import CheckedPicture, check_picture, picture_sha256, save_png
 from i2v.memory.ladder import Ladder
 from i2v.models import download
 from i2v.models.files import check_folder
@@ -142,7 +142,7 @@ class Service:
     # Submitting
 
     def check(self, values: Mapping[str, Any], image_size: tuple[int, int]) -> GenerationRequest:
-        """Return the complete request, or raise InputError naming the field and the remedy."""
+        """Return the complete request. Raises InputError naming the field and the remedy; ModelFilesError."""
         request = self._build(values, image_size)
         preset = preset_named(request.model)
         folder = download.model_folder(preset, self.settings.home)
@@ -206,22 +206,28 @@ class Service:
                     field=name,
                 )
 
-    def submit(self, values: Mapping[str, Any], image: Path | None, image_name: str | None = None) -> Job:
-        """Check everything, store the picture and queue the job. Raises InputError before anything is written."""
+    def submit(
+        self, values: Mapping[str, Any], image: CheckedPicture | Path | None, image_name: str | None = None
+    ) -> Job:
+        """Check everything, store the picture and queue the job.
+
+        A file is decoded and checked here; a picture that the caller has checked is taken as it is. Raises InputError,
+        ModelFilesError, StorageError; then nothing is left behind.
+        """
         if image is None:
             raise InputError("there is no start picture", "Choose a picture first.", field="image")
-        picture = load_picture(image)
+        picture = check_picture(image) if isinstance(image, Path) else image
         request = self.check(values, picture.size)
-        request = request.model_copy(update={"image_sha256": picture_sha256(picture)})
+        request = request.model_copy(update={"image_sha256": picture_sha256(picture.pixels)})
         self._check_fits(request)
         self._check_disk(request)
         job_id = secrets.token_hex(16)
         folder = self.settings.job_folder(job_id)
         try:
             folder.mkdir(parents=True)
-            save_png(picture, folder / "picture.png")
+            save_png(picture.pixels, folder / "picture.png")
             job = self._store.submit(
-                request.model_dump(mode="json"), image_name or image.name, self.runner, job_id=job_id
+                request.model_dump(mode="json"), image_name or picture.name, self.runner, job_id=job_id
             )
         except StorageError:
             shutil.rmtree(folder, ignore_errors=True)
@@ -363,8 +369,3 @@ class Service:
     def log_tail(self, lines: int = 80) -> list[str]:
         """Return the last lines of the log, secrets hidden."""
         return self.log_file.tail(lines)
-
-
-def describe_error(error: dict[str, Any] | None) -> str:
-    """Return a stored error as its sentence."""
-    return str(I2VError.from_dict(error)) if error else ""

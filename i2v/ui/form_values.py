@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,13 @@ _WHOLE = {
 }
 
 
-def request_values(fields: Mapping[str, Any]) -> tuple[dict[str, Any], Path | None]:
-    """Turn the fields' raw values into a request's values and the picture's path. Raises InputError by field."""
+def request_values(
+    fields: Mapping[str, Any], size_of: Callable[[Path], tuple[int, int]] | None = None
+) -> tuple[dict[str, Any], Path | None]:
+    """Turn the fields' raw values into a request's values and the picture's path. Raises InputError by field.
+
+    `size_of` returns the picture's size where the video's follows it, by default `picture_size`.
+    """
     image = Path(fields["image"]) if fields["image"] else None
     values = {name: fields[name] for name in ("model", "guidance_scale")}
     values |= {name: (fields[name] or "").strip() for name in ("prompt", "negative_prompt")}
@@ -49,7 +54,7 @@ def request_values(fields: Mapping[str, Any]) -> tuple[dict[str, Any], Path | No
     elif image is not None:
         preset = preset_named(fields["model"])
         short = int(fields["short_side_px"] or preset.defaults.short_side_px)
-        values["width"], values["height"] = match_picture(preset, *picture_size(image), short)
+        values["width"], values["height"] = match_picture(preset, *(size_of or picture_size)(image), short)
     return values, image
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from typing import Any, Literal
 
 import gradio as gr
@@ -10,11 +11,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from i2v.errors import I2VError, InputError
 from i2v.jobs.model import JobState
+from i2v.media.image import check_picture
 from i2v.service import Service, Snapshot
 from i2v.ui.error_card import refusal_card
 from i2v.ui.error_messages import told
 from i2v.ui.form import Form
-from i2v.ui.form_values import picture_size, request_values
+from i2v.ui.form_values import request_values
 from i2v.ui.language import Language, language_of
 from i2v.ui.panel import Seen, idle_panel, job_panel
 from i2v.ui.parts import Parts
@@ -65,20 +67,21 @@ class Handlers:
         Not by Gradio's validator: its messages go as soon as any other event has the field among its inputs.
         """
         p, language = self._parts, language_of(request)
+        checked = cache(check_picture)  # whoever asks for the picture below, it is decoded once
         try:
-            asked, image = request_values(self._fields(values))
+            asked, image = request_values(self._fields(values), lambda path: checked(path).size)
             if image is None:
                 raise InputError(
                     "there is no start picture", "Choose one first, or wait until it is uploaded.", field="image"
                 )
-            size = picture_size(image)
-            self._service.check(asked, size)
+            picture = checked(image)
+            self._service.check(asked, picture.size)
         except I2VError as error:
             return {p.refusal: self._at_its_field(error, language)}
         try:
-            return {p.job: self._service.submit(asked, image).id, p.refusal: NOT_REFUSED}
+            return {p.job: self._service.submit(asked, picture).id, p.refusal: NOT_REFUSED}
         except I2VError as error:
-            card = refusal_card(self._service, error, asked, size, language)
+            card = refusal_card(self._service, error, asked, picture.size, language)
             return {p.result: {"job": "", "card": card, "at": time.time()}, p.refusal: NOT_REFUSED}
 
     def _at_its_field(self, error: I2VError, language: Language) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import psutil
 
 from i2v.errors import InputError, WorkerDiedError
+from i2v.machine import devices
 from i2v.worker.protocol import Event, MessageWriter, read_messages
 
 __all__ = ["Executor", "LocalExecutor", "WorkerState"]
@@ -175,10 +176,10 @@ class LocalExecutor:
 
     def _spawn(self) -> None:
         self._close_input()  # of the worker before, if there was one
-        environment = os.environ | {
+        environment = os.environ | devices.CUDA_ORDER
+        environment |= {
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *_python_path()]),
             "I2V_LOG_LEVEL": self._log_level,
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as the driver's own list has it, in which the page reads the card
         }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "i2v.worker.child"],

@@ -125,6 +125,7 @@ def test_another_format_is_made_once_and_belongs_to_the_job_from_then_on(
         caller.join()
     assert len(made) == 1
     assert len(set(found)) == 1
+    assert len(library._locks) == 0  # or there would be one per job for ever
     after = snapshot(store, settings, job.id)
     assert after.file(kind) == found[0]
     assert after.file("mp4")

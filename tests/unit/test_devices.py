@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from i2v.cli import main as command_line
 from i2v.machine import devices
 from i2v.machine.devices import Gpu, first_visible_gpu
 from i2v.ui.language import ENGLISH
 from i2v.ui.panel import idle_panel
+from i2v.worker.executor import LocalExecutor
 
 GIB = 1 << 30
 
@@ -29,7 +31,7 @@ class TooOld(Exception):
 class Driver:
     """A pretended NVML: one RTX 3060. Functions named in `broken` raise, as each of the real ones may."""
 
-    NVMLError, NVMLLibraryMismatchError, NVML_CLOCK_SM = Refused, TooOld, 1
+    NVMLError, NVMLLibraryMismatchError = Refused, TooOld
 
     def __init__(self) -> None:
         self.cards = 1
@@ -45,8 +47,6 @@ class Driver:
             "nvmlDeviceGetName": "NVIDIA GeForce RTX 3060",
             "nvmlDeviceGetUUID": b"GPU-3060",
             "nvmlDeviceGetCudaComputeCapability": (8, 6),
-            "nvmlDeviceGetNumGpuCores": 3584,
-            "nvmlDeviceGetMaxClockInfo": 2100,
         }
 
     def __getattr__(self, function: str) -> Any:
@@ -83,7 +83,7 @@ def test_a_card_is_read_through_the_driver_and_shown_as_vram() -> None:
 
 def test_a_card_says_what_it_can_do_and_who_it_is(card: Driver) -> None:
     (gpu,) = devices.gpus()
-    assert (gpu.capability, gpu.uuid, gpu.speed_core_mhz, gpu.driver) == ((8, 6), "GPU-3060", 3584 * 2100, "570.1")
+    assert (gpu.capability, gpu.uuid, gpu.driver) == ((8, 6), "GPU-3060", "570.1")
 
 
 @pytest.mark.parametrize(
@@ -102,8 +102,6 @@ def test_memory_of_own_processes_is_told_apart(card: Driver, own_pids: tuple[int
         ("nvmlDeviceGetName", "name", "NVIDIA card"),
         ("nvmlDeviceGetUUID", "uuid", ""),
         ("nvmlDeviceGetCudaComputeCapability", "capability", None),
-        ("nvmlDeviceGetNumGpuCores", "speed_core_mhz", 0),
-        ("nvmlDeviceGetMaxClockInfo", "speed_core_mhz", 0),
         ("nvmlDeviceGetComputeRunningProcesses", "mine_bytes", 0),
     ],
 )
@@ -142,25 +140,24 @@ def test_without_the_binding_there_is_no_card_and_one_warning(
     assert "nvidia-ml-py" in record.message
 
 
-SLOW = Gpu(0, "GT 1030", "570.1", 2 * GIB, 0, uuid="GPU-aa11-1", speed_core_mhz=384 * 1500)
-FAST = Gpu(1, "RTX 3090", "570.1", 24 * GIB, 0, uuid="GPU-bb22-2", speed_core_mhz=10496 * 2100)
-SAME = Gpu(2, "RTX 3090", "570.1", 24 * GIB, 0, uuid="GPU-bb22-3", speed_core_mhz=10496 * 2100)
-BY_BUS = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+SLOW = Gpu(0, "GT 1030", "570.1", 2 * GIB, 0, uuid="GPU-aa11-1")
+FAST = Gpu(1, "RTX 3090", "570.1", 24 * GIB, 0, uuid="GPU-bb22-2")
+SAME = Gpu(2, "RTX 3090", "570.1", 24 * GIB, 0, uuid="GPU-bb22-3")
 
 
 @pytest.mark.parametrize(
     ("visible", "expected"),
     [
-        (None, FAST),
-        ("0", FAST),
-        ("1", SAME),
-        ("2", SLOW),
-        (" 2 , 0", SLOW),
-        ("1gpu", SAME),
-        ("+2", SLOW),
-        ("0,-1,2", FAST),
+        (None, SLOW),
+        ("0", SLOW),
+        ("1", FAST),
+        ("2", SAME),
+        (" 2 , 0", SAME),
+        ("1gpu", FAST),
+        ("+2", SAME),
+        ("0,-1,2", SLOW),
         ("0,0", None),
-        ("0,GPU-bb22-2", None),  # the same card twice
+        ("1,GPU-bb22-2", None),  # the same card twice
         ("", None),
         ("-1", None),
         ("-1,0", None),
@@ -174,16 +171,41 @@ BY_BUS = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         ("MIG-bb22", None),
     ],
 )
-def test_the_first_visible_card_is_the_one_cuda_calls_0(visible: str | None, expected: Gpu | None) -> None:
-    environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+@pytest.mark.parametrize("order", [None, "FASTEST_FIRST", "PCI_BUS_ID"])
+def test_the_first_visible_card_is_the_one_cuda_calls_0(
+    order: str | None, visible: str | None, expected: Gpu | None
+) -> None:
+    said = {"CUDA_DEVICE_ORDER": order, "CUDA_VISIBLE_DEVICES": visible}
+    environ = {name: value for name, value in said.items() if value is not None}
     assert first_visible_gpu([SLOW, FAST, SAME], environ) == expected
     assert first_visible_gpu([SAME, FAST, SLOW], environ) == expected
 
 
-@pytest.mark.parametrize(("visible", "expected"), [(None, SLOW), ("0", SLOW), ("1", FAST), ("GPU-bb22-3", SAME)])
-def test_cards_are_counted_by_bus_where_cuda_is_told_to(visible: str | None, expected: Gpu) -> None:
-    environ = BY_BUS if visible is None else BY_BUS | {"CUDA_VISIBLE_DEVICES": visible}
-    assert first_visible_gpu([SLOW, FAST, SAME], environ) == expected
+@pytest.mark.parametrize("order", [None, "FASTEST_FIRST"])
+@pytest.mark.parametrize("process", ["worker", "bench"])
+def test_whatever_uses_a_card_counts_as_the_page_does(
+    process: str, order: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Started(Exception):
+        pass
+
+    def start(*_: Any, env: dict[str, str], **__: Any) -> None:
+        given.update(env)
+        raise Started
+
+    given: dict[str, str] = {}
+    if order is None:
+        monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_DEVICE_ORDER", order)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setattr(subprocess, "run", start)
+    monkeypatch.setattr(command_line, "set_up_logging", lambda *_: None)
+    with pytest.raises(Started):
+        LocalExecutor().warm_up() if process == "worker" else command_line.main(["bench"])
+    assert given["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert first_visible_gpu([SLOW, FAST, SAME], given) == first_visible_gpu([SLOW, FAST, SAME]) == FAST
 
 
 def test_no_cards_no_visible_card() -> None:
