@@ -127,13 +127,18 @@ class _Stages:
         return sum(each) / max(1, sum(call.per == "pass" for call in calls))
 
     def _load(self) -> StagePeak:
-        """Return the peak of loading: a component is read as a whole, then rounded and moved where it belongs."""
+        """Return the peak of loading: a component is read as a whole, then rounded and moved where it belongs.
+
+        Those that are rounded come first, one after another.
+        """
         names = list(self._forms.components)
-        to_round = max(self._unrounded(name) - self._stored(name) for name in names)
+        rounded = [name for name in names if self._stored(name) < self._unrounded(name)]
+        before = sum(self._stored(name) for name in rounded)
+        rounding = max((before - self._stored(name) + self._unrounded(name) for name in rounded), default=0)
         if not self._on_card:
-            return StagePeak(self.all_weights, 0, self._ram(self.all_weights + to_round))
-        to_move = max((self._unrounded(n) for n in names if self._residency(n).home is Home.RESIDENT), default=0)
-        return StagePeak(self._always_here, 0, self._ram(max(to_move, to_round)))
+            return StagePeak(self.all_weights, 0, self._ram(max(self.all_weights, rounding)))
+        moving = max((self._unrounded(n) for n in names if self._residency(n).home is Home.RESIDENT), default=0)
+        return StagePeak(self._always_here, 0, self._ram(max(moving, rounding - self._waiting())))
 
     def _stage(self, stage: str) -> StagePeak:
         peaks = [self._call(call) for call in self._calls.values() if call.stage == stage]
