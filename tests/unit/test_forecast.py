@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from i2v.memory.exact.pieces import pieces
 from i2v.memory.exact.unet import ExactForward
-from i2v.memory.forecast.count import LiveStorage
+from i2v.memory.forecast.count import LiveStorage, main_memory
 from i2v.memory.forecast.experience import Experience, RunRecord
-from i2v.memory.forecast.forms import ModelForms, PeakForm, product_value
+from i2v.memory.forecast.forms import EventForms, ModelForms, PeakForm, product_value
 from i2v.memory.forecast.peaks import forecast
 from i2v.memory.forecast.tables import architecture_of, find_forms, shipped_forms, table_key
-from i2v.memory.forecast.trace import Part, fake_tensors, find_peak_form
+from i2v.memory.forecast.trace import Part, event_log, fake_tensors, find_event_forms, find_peak_form
 from i2v.memory.knobs import FRAME_CHUNKS, PARKED_SKIPS, VAE_BANDS
 from i2v.memory.machine_now import GIB
 from i2v.memory.plan import Plan
@@ -136,6 +137,45 @@ def test_the_peak_form_of_a_known_program_is_its_peak() -> None:
 
     form = find_peak_form(Part("known", [{"n": 3}, {"n": 5}, {"n": 11}], dict, ["1", "n", "n*n"], dict, run))
     assert form.peak_bytes({"n": 100}) == 2 * 4 * 100 * 100
+
+
+def test_the_event_forms_of_a_known_program_are_its_events() -> None:
+    def run(given: dict[str, int]) -> torch.Tensor:
+        first = torch.empty(given["n"], given["n"])
+        with main_memory():
+            parked = first.clone()
+        second = first + 1
+        del first, parked
+        return second.sum(dim=0)
+
+    part = Part("known", [{"n": 3}, {"n": 5}, {"n": 11}], dict, ["1", "n", "n*n"], dict, run)
+    forms = find_event_forms(part)
+    assert forms == EventForms(({"n*n": 4}, {}, {"n": 4}), (0, 1, 0, -1, -2, 2, -3))
+    square = 4 * 100 * 100
+    assert forms.log({"n": 100}) == [(0, square), (1, 0), (2, square), (0, 0), (1, 0), (3, 400), (2, 0)]
+    assert event_log(part, {"n": 100}) == forms.log({"n": 100})
+
+
+def test_a_size_that_does_not_divide_evenly_is_rounded() -> None:
+    forms = EventForms(({"n": 0.5}, {"n": -1, "1": 2}), (0, 1))
+    assert forms.log({"n": 7}) == [(0, 4), (1, 0)]
+
+
+def test_event_forms_are_the_log_of_a_real_setting() -> None:
+    setting = {"width": 200, "height": 136, "num_frames": 9, "chunk_frames": 2}
+    with fake_tensors():
+        calls = {call.name: call for call in traced_calls(SMALL, torch.float16)}
+        for part in (calls["denoise"].ways["parked"], calls["decode"].ways["whole"]):
+            found = find_event_forms(part).log(part.variables(setting))
+            assert found == event_log(part, setting), part.name
+
+
+def test_every_piece_is_run_when_asked_for() -> None:
+    part = Part(
+        "pieces", [], dict, [], dict, lambda given: [torch.empty(at.stop - at.start) for at in pieces(given["n"], 4)]
+    )
+    assert [nbytes for _, nbytes in event_log(part, {"n": 10})] == [16, 16]
+    assert [nbytes for _, nbytes in event_log(part, {"n": 10}, every_piece=True)] == [16, 16, 8]
 
 
 @pytest.mark.parametrize("preset", load_presets().values(), ids=lambda preset: preset.name)

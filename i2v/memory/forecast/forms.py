@@ -16,7 +16,17 @@ from typing import Any
 
 from i2v.family import Geometry
 
-__all__ = ["FORMAT", "NOTHING", "CallForms", "Component", "ModelForms", "PeakForm", "product_value", "sum_of_products"]
+__all__ = [
+    "FORMAT",
+    "NOTHING",
+    "CallForms",
+    "Component",
+    "EventForms",
+    "ModelForms",
+    "PeakForm",
+    "product_value",
+    "sum_of_products",
+]
 
 FORMAT = 2
 
@@ -43,6 +53,30 @@ class PeakForm:
 
 
 NOTHING = PeakForm(())  # a formula that is always zero
+
+
+@dataclass(frozen=True)
+class EventForms:
+    """What a part of a run allocates and frees, in order, at every setting.
+
+    `sizes`: the different sizes, each a map from product to its factor in bytes; an empty one is kept in main memory.
+    `events`: an index into `sizes` for an allocation; -1 - k for the free of the k-th allocation, counted from 0.
+    """
+
+    sizes: tuple[dict[str, float], ...]
+    events: tuple[int, ...]
+
+    def log(self, variables: Mapping[str, int]) -> list[tuple[int, int]]:
+        """Return the events at settings as `LiveStorage.log` has them: (number, bytes), and (number, 0) for a free."""
+        sizes = [max(0, round(sum_of_products(size, variables))) for size in self.sizes]
+        log, made = list[tuple[int, int]](), 0
+        for event in self.events:
+            if event < 0:
+                log.append((-1 - event, 0))
+            else:
+                log.append((made, sizes[event]))
+                made += 1
+        return log
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -23,9 +23,18 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from i2v.memory.exact.pieces import first_pieces_only
 from i2v.memory.forecast.count import LiveStorage
-from i2v.memory.forecast.forms import PeakForm, product_value
+from i2v.memory.forecast.forms import EventForms, PeakForm, product_value
 
-__all__ = ["Part", "count_operations", "fake_module", "fake_tensors", "find_peak_form"]
+__all__ = [
+    "Part",
+    "count_operations",
+    "event_log",
+    "fake_module",
+    "fake_tensors",
+    "find_event_forms",
+    "find_peak_form",
+    "peak_form_of",
+]
 
 _ENOUGH_FOR_TWO = 3  # probes: two to solve for two factors, and one to see that they are right
 _PARTS = tuple(2**power for power in range(11))
@@ -70,33 +79,64 @@ def fake_module(build: Callable[[], torch.nn.Module], dtype: torch.dtype) -> Any
 
 def find_peak_form(part: Part) -> PeakForm:
     """Trace a part at its probes and return its peak as a formula. Raises ValueError when it has none."""
+    return peak_form_of(find_event_forms(part), part.products)
+
+
+def find_event_forms(part: Part) -> EventForms:
+    """Trace a part at its probes and return its allocations as formulas.
+
+    Raises ValueError for a part that does not do the same at every probe, and for a size that is no formula. Loops over
+    pieces are seen as `event_log` sees them: two pieces of each.
+    """
     logs, values = [], []
     for probe in part.probes:
-        logs.append(_allocations(part, probe))
+        logs.append(event_log(part, probe))
         variables = part.variables(probe)
         values.append([product_value(product, variables) for product in part.products])
     orders = [[(number, size > 0) for number, size in log] for log in logs]
     if any(order != orders[0] for order in orders):
         raise ValueError(f"{part.name} does not do the same at every setting")
     solver = _Solver(part, np.array(values, dtype=object))
-    steps, alive = [], dict[int, np.ndarray]()
-    total = np.zeros(len(part.products), dtype=object)
-    for events in zip(*logs, strict=True):
-        number, sizes = events[0][0], tuple(size for _, size in events)
-        if number in alive:
-            total = total - alive[number]
+    places, events, made = dict[tuple[float, ...], int](), list[int](), 0
+    for happened in zip(*logs, strict=True):
+        if happened[0][0] < made:  # LiveStorage counts up: it has seen this number before
+            events.append(-1 - happened[0][0])
         else:
-            alive[number] = solver.factors(sizes)
-            total = total + alive[number]
+            factors = solver.factors(tuple(size for _, size in happened))
+            events.append(places.setdefault(tuple(map(float, factors)), len(places)))
+            made += 1
+    return EventForms(tuple(_by_product(part.products, row) for row in places), tuple(events))
+
+
+def peak_form_of(forms: EventForms, products: Sequence[str]) -> PeakForm:
+    """Return the peak of the live bytes as a formula. `products`: those of the part, in its order."""
+    sizes = [np.array([_exact(size.get(product, 0)) for product in products], dtype=object) for size in forms.sizes]
+    steps, made = list[np.ndarray](), list[np.ndarray]()
+    total = np.zeros(len(products), dtype=object)
+    for event in forms.events:
+        if event < 0:
+            total = total - made[-1 - event]
+        else:
+            made.append(sizes[event])
+            total = total + sizes[event]
             steps.append(total)
-    return PeakForm(_largest(steps, part.products))
+    return PeakForm(_largest(steps, products))
 
 
-def _allocations(part: Part, probe: Mapping[str, int]) -> list[tuple[int, int]]:
-    inputs = part.prepare(probe)
+def _exact(factor: float) -> Fraction | int:
+    return factor if isinstance(factor, int) else Fraction(factor).limit_denominator(_PARTS[-1])
+
+
+def event_log(part: Part, setting: Mapping[str, int], *, every_piece: bool = False) -> list[tuple[int, int]]:
+    """Run a part at a setting and return `LiveStorage.log`, up to where the result is still alive.
+
+    Of a loop over pieces the first two are run, which show the peak, or every one. Call it within `fake_tensors` for a
+    module of `fake_module`.
+    """
+    inputs = part.prepare(setting)
     counter = LiveStorage()
     counter.adopt(*_tensors_in(inputs))
-    with first_pieces_only(), counter:
+    with nullcontext() if every_piece else first_pieces_only(), counter:
         result = part.run(inputs)
     log = list(counter.log)  # as it is before the result goes
     del result
@@ -189,14 +229,16 @@ def _largest(steps: list[np.ndarray], products: Sequence[str]) -> tuple[dict[str
     for row in unique:
         if not any(all(a <= b for a, b in zip(row, other, strict=True)) for other in kept):
             kept.append(row)
-    return tuple(
-        {
-            product: int(factor) if factor.is_integer() else factor
-            for product, factor in zip(products, row, strict=True)
-            if factor
-        }
-        for row in kept
-    )
+    return tuple(_by_product(products, row) for row in kept)
+
+
+def _by_product(products: Sequence[str], factors: Sequence[float]) -> dict[str, float]:
+    """Name the factors that are not 0; whole ones become ints."""
+    return {
+        product: int(factor) if factor.is_integer() else factor
+        for product, factor in zip(products, factors, strict=True)
+        if factor
+    }
 
 
 class _Operations(TorchDispatchMode):

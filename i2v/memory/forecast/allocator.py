@@ -1,0 +1,115 @@
+"""What PyTorch reserves on a CUDA card for a sequence of allocations: a simulation of its caching allocator.
+
+The rules are those of c10/cuda/CUDACachingAllocator.cpp and c10/core/AllocatorConfig.h, PyTorch 2.13, with all settings
+but `expandable_segments` at their defaults: `max_split_size` is unlimited, so the rules for oversized blocks never
+apply, and garbage collection and rounding to powers of two are off. One stream. Where cudaMalloc puts a segment is not
+known; here each lies above the one before. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from i2v.memory.forecast.segments import ROUND_BYTES, SMALL_BYTES, Block, ExpandablePool, Pool, SegmentPool, rounded
+
+__all__ = ["CachingAllocator", "fits", "peak_reserved"]
+
+
+class CachingAllocator:
+    """PyTorch's caching allocator, by its accounts: no memory is touched.
+
+    `expandable`: PYTORCH_ALLOC_CONF=expandable_segments:True. `capacity_bytes`: the most that the card lets be
+    reserved. The four counts are those of `torch.cuda`: memory_reserved, memory_allocated (of blocks in use, so it is
+    rounded up), and the largest that each has been.
+    """
+
+    def __init__(self, expandable: bool, capacity_bytes: int | None = None) -> None:
+        kind = ExpandablePool if expandable else SegmentPool
+        self._small, self._large = kind(is_small=True), kind(is_small=False)
+        self._capacity_bytes = capacity_bytes
+        self._alive: dict[int, Block | None] = {}
+        self.allocated_bytes, self.peak_allocated_bytes, self.peak_reserved_bytes = 0, 0, 0
+
+    @property
+    def reserved_bytes(self) -> int:
+        return self._small.reserved_bytes + self._large.reserved_bytes
+
+    def allocate(self, number: int, nbytes: int) -> None:
+        """Allocate under a name that is not in use (`malloc`); 0 bytes take nothing.
+
+        Raises MemoryError where PyTorch is out of memory: it does not fit, even when the cache has been emptied.
+        """
+        if number in self._alive:
+            raise ValueError(f"allocation {number} is alive already")
+        if nbytes == 0:
+            self._alive[number] = None
+            return
+        size = rounded(nbytes, ROUND_BYTES)
+        pool = self._small if size <= SMALL_BYTES else self._large  # get_pool
+        block = pool.find(size) or self._new(pool, size)
+        pool.use(block, size)
+        self._alive[number] = block
+        self.allocated_bytes += block.size
+        self.peak_allocated_bytes = max(self.peak_allocated_bytes, self.allocated_bytes)
+
+    def free(self, number: int) -> None:
+        """Free an allocation; its memory stays reserved. Raises KeyError for one that is not alive."""
+        block = self._alive.pop(number)
+        if block:
+            self.allocated_bytes -= block.size
+            block.pool.give(block)
+
+    def replay(self, log: Iterable[tuple[int, int]]) -> None:
+        """Do what `LiveStorage.log` lists: 0 bytes free a number that is alive; all else is an allocation."""
+        for number, nbytes in log:
+            if nbytes == 0 and number in self._alive:
+                self.free(number)
+            else:
+                self.allocate(number, nbytes)
+
+    def empty_cache(self) -> None:
+        """Give back unused segments and pages, as torch.cuda.empty_cache does (`release_cached_blocks`)."""
+        self._large.release()
+        self._small.release()
+
+    def _new(self, pool: Pool, size: int) -> Block:
+        if not self._has_room(pool, size):
+            self.empty_cache()
+            if not self._has_room(pool, size):
+                raise MemoryError(f"{size} bytes do not fit beside {self.reserved_bytes} reserved ones")
+        block = pool.grow(size)
+        self.peak_reserved_bytes = max(self.peak_reserved_bytes, self.reserved_bytes)
+        return block
+
+    def _has_room(self, pool: Pool, size: int) -> bool:
+        if self._capacity_bytes is None:
+            return True
+        return self.reserved_bytes + pool.missing_bytes(size) <= self._capacity_bytes
+
+
+def peak_reserved(weights: Sequence[int], log: Iterable[tuple[int, int]], *, expandable: bool) -> int:
+    """Return the most that is reserved while a log is replayed on top of weights, on a card with enough memory.
+
+    `weights`: bytes of each tensor, in the order in which they are loaded. `log`: as in `CachingAllocator.replay`; its
+    numbers are not negative.
+    """
+    allocator = CachingAllocator(expandable)
+    _replay_on(allocator, weights, log)
+    return allocator.peak_reserved_bytes
+
+
+def fits(weights: Sequence[int], log: Iterable[tuple[int, int]], *, expandable: bool, capacity_bytes: int) -> bool:
+    """Tell whether a log gets through without running out of memory.
+
+    It may, with less than `peak_reserved`: PyTorch gives unused segments back before it fails, which takes time.
+    """
+    try:
+        _replay_on(CachingAllocator(expandable, capacity_bytes), weights, log)
+    except MemoryError:
+        return False
+    return True
+
+
+def _replay_on(allocator: CachingAllocator, weights: Sequence[int], log: Iterable[tuple[int, int]]) -> None:
+    allocator.replay((-1 - at, nbytes) for at, nbytes in enumerate(weights))
+    allocator.replay(log)
