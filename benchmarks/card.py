@@ -30,6 +30,7 @@ from benchmarks.random_model import SMALL, Architecture, random_pipeline, traced
 from i2v.engine import bench
 from i2v.engine.doors import free_cached_memory
 from i2v.machine import devices
+from i2v.machine.cuda_environment import cuda_environment
 from i2v.memory.forecast.forms import ModelForms
 from i2v.memory.forecast.tables import shipped_forms, table_key
 from i2v.memory.machine_now import GIB
@@ -219,7 +220,7 @@ def _machine(small: bool) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; return the exit status, 2 without a card."""
-    os.environ.update(devices.CUDA_ORDER)
+    os.environ.update(cuda_environment())
     parser = argparse.ArgumentParser(description="Measure on a CUDA card: forecasts, small cards, and the bench.")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--only", choices=PARTS, help="one part of the three")

@@ -22,7 +22,7 @@ from i2v.builtin.one_video import Outcome, VideoMaker
 from i2v.builtin.photographs import photographs
 from i2v.builtin.sheet import Sheet
 from i2v.builtin.trials import Ask, full_trials, reduced_trials
-from i2v.machine import devices
+from i2v.machine.cuda_environment import cuda_environment
 
 __all__ = ["RECORDED", "evaluate", "main"]
 
@@ -77,7 +77,7 @@ def _say(outcome: Outcome) -> None:
 
 def main() -> None:
     """Read the command line, measure, print."""
-    os.environ.update(devices.CUDA_ORDER)
+    os.environ.update(cuda_environment())
     parser = argparse.ArgumentParser(description="Measure the built-in model on real photographs.")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     parser.add_argument("--photos", type=int, help="only so many photographs, at least 4 for the whole evaluation")

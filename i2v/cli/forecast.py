@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from i2v.errors import GenerationError
-from i2v.machine import devices
+from i2v.machine.cuda_environment import cuda_environment
 from i2v.memory.ladder import Ladder
 from i2v.memory.machine_now import GIB
 from i2v.presets.model_preset import load_presets, preset_named
@@ -117,5 +117,5 @@ def _bench(args: argparse.Namespace, settings: Settings) -> int:
         command += ["--size", f"{request.width}x{request.height}", "--frames", str(request.num_frames)]
     if args.json:
         command.append("--json")
-    environment = os.environ | devices.CUDA_ORDER
+    environment = os.environ | cuda_environment()
     return subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, check=False).returncode

@@ -15,7 +15,7 @@ from i2v.family import Family, Knob, Role
 from i2v.memory.abilities import APPROXIMATE, EXACT, precisions_of, refuse_unless_possible
 from i2v.memory.forecast.experience import Experience
 from i2v.memory.forecast.forms import ModelForms
-from i2v.memory.forecast.peaks import Forecast, forecast
+from i2v.memory.forecast.peaks import Forecast, StagePeak, forecast
 from i2v.memory.knobs import FRAME_CHUNKS
 from i2v.memory.machine_now import GIB, Machine
 from i2v.memory.plan import Masters, Plan
@@ -25,6 +25,9 @@ from i2v.presets.model_preset import ModelPreset
 from i2v.request import GenerationRequest
 
 __all__ = ["Ladder", "Rung", "compute_precision"]
+
+
+_NEAR = 3  # what is reserved is a little more than what is allocated
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Rung:
             "name": self.plan.name,
             "exact": self.plan.exact,
             "peak_vram_bytes": self.forecast.peak_vram_bytes,
+            "reserved_bytes": self.forecast.reserved_bytes,
+            "allocated_bytes": self.forecast.tensor_bytes,
             "peak_ram_bytes": self.forecast.peak_ram_bytes,
             "weights_bytes": self.forecast.weights_bytes,
             "activation_bytes": self.forecast.activation_bytes,
@@ -118,7 +123,7 @@ class Ladder:
         """Say whether any plan that may be chosen would fit other settings."""
         request = self.request.model_copy(update={"width": width, "height": height, "num_frames": num_frames})
         plans = (self._least(rung.plan, num_frames) for rung in reversed(self.rungs) if self.may_choose(rung.plan))
-        return any(self._fits(self._forecast(plan, request)) for plan in plans)
+        return any(self._would_fit(plan, request) for plan in plans)
 
     def _least(self, plan: Plan, num_frames: int) -> Plan:
         """Return a plan with its knobs at their smallest values, but those that were asked for."""
@@ -135,7 +140,16 @@ class Ladder:
         return foreseen.peak_vram_bytes if self.machine.kind == "cuda" else foreseen.peak_ram_bytes
 
     def _forecast(self, plan: Plan, request: GenerationRequest | None = None) -> Forecast:
-        return forecast(request or self.request, plan, self._forms, self._experience)
+        expandable = self.machine.expandable_segments
+        return forecast(request or self.request, plan, self._forms, self._experience, expandable)
+
+    def _quick_forecast(self, plan: Plan, request: GenerationRequest | None = None) -> Forecast:
+        """Return a forecast that takes what is allocated for what is reserved: too little, but at once."""
+        return forecast(request or self.request, plan, self._forms, self._experience, None)
+
+    def _would_fit(self, plan: Plan, request: GenerationRequest | None = None) -> bool:
+        """Say whether a plan fits; what is reserved is worked out only where what is allocated fits."""
+        return self._fits(self._quick_forecast(plan, request)) and self._fits(self._forecast(plan, request))
 
     # The rungs
 
@@ -220,13 +234,16 @@ class Ladder:
     def _with_small_stages(self, plan: Plan) -> Plan:
         """Turn the knobs of those other stages than denoising that would be what does not fit."""
         foreseen = self._forecast(self._at_least(plan))
-        overhead = self._need(foreseen) - max(stage.tensor_bytes for stage in foreseen.stages.values())
+        overhead = self._need(foreseen) - max(self._taken(stage) for stage in foreseen.stages.values())
         budget = self.machine.free_bytes - self.machine.margin_bytes - overhead
         for knob in self.family.knobs:
             stages = [foreseen.stages[stage] for stage in knob.stages if stage != "denoise"]
-            if stages and max(stage.tensor_bytes for stage in stages) > budget:
+            if stages and max(self._taken(stage) for stage in stages) > budget:
                 plan = plan.turned(knob, max(knob.steps))
         return plan
+
+    def _taken(self, stage: StagePeak) -> int:
+        return stage.needed_bytes if self.machine.kind == "cuda" else stage.tensor_bytes
 
     def _at_least(self, plan: Plan) -> Plan:
         """Return a plan in which knobs that are still to be chosen have their smallest values."""
@@ -240,11 +257,14 @@ class Ladder:
         for setting in plan.settings:
             if setting.value == 0:
                 values = self._choices(plan, setting.knob)
-                plan = plan.turned(setting.knob, values[_last(values, partial(self._fits_at, plan, setting.knob))])
+                quickly = _last(values, partial(self._fits_at, plan, setting.knob, False))
+                at = _last_below(values, quickly, partial(self._fits_at, plan, setting.knob, True))
+                plan = plan.turned(setting.knob, values[at])
         return plan
 
-    def _fits_at(self, plan: Plan, knob: Knob, value: int) -> bool:
-        return self._fits(self._forecast(self._at_least(plan.turned(knob, value))))
+    def _fits_at(self, plan: Plan, knob: Knob, exactly: bool, value: int) -> bool:
+        tried = self._at_least(plan.turned(knob, value))
+        return self._fits(self._forecast(tried) if exactly else self._quick_forecast(tried))
 
     def _choices(self, plan: Plan, knob: Knob) -> Sequence[int]:
         """Return a knob's values, ascending. A clip in one piece is no chunk, unless its weights are streamed."""
@@ -259,7 +279,7 @@ class Ladder:
             return plan
         denoisers = [self._forms.components[name] for name in self.family.of_role(Role.DENOISER)]
         most = max((len(component.blocks) for component in denoisers), default=0)
-        keep = _last(range(most + 1), lambda keep: self._fits(self._forecast(plan.housed(Home.STREAMED, keep))))
+        keep = _last(range(most + 1), lambda keep: self._would_fit(plan.housed(Home.STREAMED, keep)))
         return plan.housed(Home.STREAMED, keep)
 
     def _fits(self, foreseen: Forecast) -> bool:
@@ -322,3 +342,11 @@ def _last(values: Sequence[int], fits: Callable[[int], bool]) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(values[middle]) else (low, middle - 1)
     return low
+
+
+def _last_below(values: Sequence[int], at: int, fits: Callable[[int], bool]) -> int:
+    """Return the index of the last value that fits, at most `at`, which is a good guess and seldom far off."""
+    for guess in range(at, max(at - _NEAR, 0), -1):
+        if fits(values[guess]):
+            return guess
+    return _last(values[: max(at - _NEAR, 0) + 1], fits)

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from i2v.machine import devices
+from i2v.machine.cuda_environment import has_expandable_segments
 from i2v.request import check_ram, check_vram
 
 __all__ = ["GIB", "Machine"]
@@ -25,6 +26,7 @@ class Machine:
     ram_total_bytes: int
     ram_free_bytes: int
     note: str = ""
+    expandable_segments: bool = True  # of PyTorch's allocator on a card
 
     @property
     def kind(self) -> str:
@@ -53,7 +55,9 @@ class Machine:
         if card is None:
             return cls("cpu", "the CPU", None, 0, 0, memory.total_bytes, free_ram)
         free = min(card.total_bytes, card.free_bytes + card.mine_bytes)
-        return cls("cuda:0", card.name, card.capability, card.total_bytes, free, memory.total_bytes, free_ram)
+        sizes = (card.total_bytes, free, memory.total_bytes, free_ram)
+        expandable = has_expandable_segments()
+        return cls("cuda:0", card.name, card.capability, *sizes, expandable_segments=expandable)
 
     def pretending(self, vram_gib: float | None, ram_gib: float | None = None) -> Machine:
         """Return this machine as if it had a card of `vram_gib` and RAM of `ram_gib`, all of it free.
@@ -78,6 +82,7 @@ class Machine:
             capability=capability,
             vram_total_bytes=size,
             vram_free_bytes=size,
+            expandable_segments=has_expandable_segments(),
             note=_joined(self.note, note),
         )
 

@@ -10,20 +10,22 @@ import argparse
 import json
 import logging
 import multiprocessing
+from collections import Counter
 from collections.abc import Collection
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
 from i2v.family import Architecture, Part
 from i2v.memory.forecast.calls import TracedCall
-from i2v.memory.forecast.forms import CallForms, Component, ModelForms, PeakForm
+from i2v.memory.forecast.forms import CallForms, Component, EventForms, ModelForms, PeakForm
 from i2v.memory.forecast.tables import TABLES, architecture_of, find_forms, forms_path, table_key, versions, width_of
-from i2v.memory.forecast.trace import count_operations, fake_tensors, find_peak_form
+from i2v.memory.forecast.trace import count_operations, fake_tensors, find_event_forms, peak_form_of
 from i2v.models.binding import blocks_of, build_component, family_module, parts_of
 from i2v.models.download import model_folder
 from i2v.presets.model_preset import ModelPreset, preset_named
@@ -34,6 +36,7 @@ __all__ = ["build_forms", "count_parameters", "forms_of", "plain_forms", "trace_
 _DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 _CASTABLE = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)  # what layerwise casting stores smaller
 _log = logging.getLogger(__name__)
+Found: TypeAlias = tuple[PeakForm, EventForms]
 
 
 def build_forms(preset: ModelPreset, architecture: Architecture, widths: tuple[str, ...]) -> ModelForms:
@@ -44,7 +47,7 @@ def build_forms(preset: ModelPreset, architecture: Architecture, widths: tuple[s
     text = json.dumps(architecture)
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         outlines = pool.submit(_outlines, preset.family, text).result()
-        found: dict[tuple[str, str, str], Future[PeakForm | None]] = {
+        found: dict[tuple[str, str, str], Future[Found | None]] = {
             (width, call, way): pool.submit(_find_form, preset.family, text, width, call, way)
             for width in widths
             for call, (_, ways, _) in outlines.items()
@@ -59,7 +62,8 @@ def build_forms(preset: ModelPreset, architecture: Architecture, widths: tuple[s
             width: {
                 name: replace(
                     plain[width],
-                    ways=plain[width].ways | {way: form for way in ways if (form := forms[width, name, way])},
+                    ways=plain[width].ways | {way: form[0] for way in ways if (form := forms[width, name, way])},
+                    events={way: form[1] for way in ways if (form := forms[width, name, way])},
                     operations=operations.get(name, {}),
                 )
                 for name, (plain, ways, _) in outlines.items()
@@ -111,17 +115,20 @@ def _outlines(family: str, architecture: str) -> dict[str, tuple[dict[str, CallF
 def plain_forms(call: TracedCall, ways: Collection[str] = ()) -> CallForms:
     """Return the forms of a call with these ways traced; call it within `fake_tensors` if there are any."""
     found = {way: form for way in ways if (form := trace_call(call, way))}
-    return CallForms(call.stage, call.component, dict(call.given) | found, call.held, dict(call.ram), {}, call.per)
+    peaks = dict(call.given) | {way: peak for way, (peak, _) in found.items()}
+    events = {way: events for way, (_, events) in found.items()}
+    return CallForms(call.stage, call.component, peaks, call.held, dict(call.ram), {}, call.per, events)
 
 
-def _find_form(family: str, architecture: str, width: str, name: str, way: str) -> PeakForm | None:
+def _find_form(family: str, architecture: str, width: str, name: str, way: str) -> Found | None:
     return trace_call(_traced_calls(family, architecture, width)[name], way)
 
 
-def trace_call(call: TracedCall, way: str) -> PeakForm | None:
-    """Return the formula of one way of a call, None for an optional way without one. Raises ValueError."""
+def trace_call(call: TracedCall, way: str) -> Found | None:
+    """Return the formulas of one way of a call, None for an optional way without any. Raises ValueError."""
     try:
-        return find_peak_form(call.ways[way])
+        events = find_event_forms(call.ways[way])
+        return peak_form_of(events, call.ways[way].products), events
     except ValueError as error:
         if way not in call.optional:
             raise
@@ -151,6 +158,7 @@ def count_parameters(part: Part, architecture: Architecture) -> Component:
         rest_at_once=max((count for leaf, count in leaves if id(leaf) not in inside), default=0),
         largest_leaf=max(count for _, count in leaves),
         linear=sum(_parameters(leaf) for leaf in module.modules() if isinstance(leaf, torch.nn.Linear)),
+        tensors=tuple(sorted(Counter(p.numel() for p in module.parameters()).items(), reverse=True)),
         castable=sum(_parameters(leaf) for leaf in module.modules() if isinstance(leaf, _CASTABLE)),
     )
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import psutil
 
 from i2v.errors import InputError, WorkerDiedError
-from i2v.machine import devices
+from i2v.machine.cuda_environment import cuda_environment
 from i2v.worker.protocol import Event, MessageWriter, read_messages
 
 __all__ = ["Executor", "LocalExecutor", "WorkerState"]
@@ -176,7 +176,7 @@ class LocalExecutor:
 
     def _spawn(self) -> None:
         self._close_input()  # of the worker before, if there was one
-        environment = os.environ | devices.CUDA_ORDER
+        environment = os.environ | cuda_environment()
         environment |= {
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *_python_path()]),
             "I2V_LOG_LEVEL": self._log_level,

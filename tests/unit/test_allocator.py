@@ -8,6 +8,8 @@ import random
 import pytest
 
 from i2v.memory.forecast.allocator import CachingAllocator, fits, peak_reserved
+from i2v.memory.forecast.tables import shipped_forms
+from i2v.presets.model_preset import preset_named
 
 MIB = 1 << 20
 BOTH = pytest.mark.parametrize("expandable", [False, True], ids=["segments", "expandable"])
@@ -390,3 +392,19 @@ def test_weights_are_reserved_before_the_log_begins() -> None:
     assert peak_reserved(weights, [], expandable=False) == 22 * MIB
     assert peak_reserved(weights, [(0, 2 * MIB)], expandable=False) == 22 * MIB
     assert peak_reserved(weights, [(0, 2 * MIB), (1, 2 * MIB), (0, 0), (1, 0)], expandable=False) == 42 * MIB
+
+
+@pytest.mark.parametrize("expandable", [True, False])
+@pytest.mark.parametrize("setting", [(512, 512, 16, 4, 64), (1280, 704, 24, 9, 32)], ids=str)
+def test_what_a_call_is_said_to_need_is_enough_for_it(setting: tuple[int, ...], expandable: bool) -> None:
+    forms = shipped_forms(preset_named("i2vgen-xl"))
+    assert forms
+    width, height, num_frames, chunk_frames, vae_rows = setting
+    knobs = {"chunk_frames": chunk_frames, "vae_rows": vae_rows}
+    variables = forms.geometry.variables(width, height, num_frames, knobs)
+    for call in forms.calls_in("fp16").values():
+        for way, events in call.events.items():
+            needed = call.reserved(way, variables, expandable).needed_bytes - call.held.peak_bytes(variables)
+            assert needed >= call.ways[way].peak_bytes(variables)
+            log = events.log(events.sizes_at(variables))
+            assert fits([], log, expandable=expandable, capacity_bytes=needed), way

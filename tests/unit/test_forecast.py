@@ -67,7 +67,7 @@ def small_peaks() -> dict[str, PeakForm]:
     with fake_tensors():
         calls = traced_calls(SMALL, torch.float32)
         found = {f"{call.name}.{way}": trace_call(call, way) for call in calls for way in call.ways}
-    return {name: form for name, form in found.items() if form}
+    return {name: forms[0] for name, forms in found.items() if forms}
 
 
 @pytest.mark.parametrize("way", ["whole", "pieces"])
@@ -152,13 +152,13 @@ def test_the_event_forms_of_a_known_program_are_its_events() -> None:
     forms = find_event_forms(part)
     assert forms == EventForms(({"n*n": 4}, {}, {"n": 4}), (0, 1, 0, -1, -2, 2, -3))
     square = 4 * 100 * 100
-    assert forms.log({"n": 100}) == [(0, square), (1, 0), (2, square), (0, 0), (1, 0), (3, 400), (2, 0)]
-    assert event_log(part, {"n": 100}) == forms.log({"n": 100})
+    assert forms.log(forms.sizes_at({"n": 100})) == [(0, square), (1, 0), (2, square), (0, 0), (1, 0), (3, 400), (2, 0)]
+    assert event_log(part, {"n": 100}) == forms.log(forms.sizes_at({"n": 100}))
 
 
 def test_a_size_that_does_not_divide_evenly_is_rounded() -> None:
     forms = EventForms(({"n": 0.5}, {"n": -1, "1": 2}), (0, 1))
-    assert forms.log({"n": 7}) == [(0, 4), (1, 0)]
+    assert forms.log(forms.sizes_at({"n": 7})) == [(0, 4), (1, 0)]
 
 
 def test_event_forms_are_the_log_of_a_real_setting() -> None:
@@ -166,7 +166,8 @@ def test_event_forms_are_the_log_of_a_real_setting() -> None:
     with fake_tensors():
         calls = {call.name: call for call in traced_calls(SMALL, torch.float16)}
         for part in (calls["denoise"].ways["parked"], calls["decode"].ways["whole"]):
-            found = find_event_forms(part).log(part.variables(setting))
+            forms = find_event_forms(part)
+            found = forms.log(forms.sizes_at(part.variables(setting)))
             assert found == event_log(part, setting), part.name
 
 

@@ -9,18 +9,30 @@ known; here each lies above the one before. No torch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from i2v.memory.forecast.segments import ROUND_BYTES, SMALL_BYTES, Block, ExpandablePool, Pool, SegmentPool, rounded
+from i2v.memory.forecast.segments import (
+    LARGE_SEGMENT_BYTES,
+    ROUND_BYTES,
+    SMALL_BYTES,
+    SMALL_SEGMENT_BYTES,
+    Block,
+    ExpandablePool,
+    Pool,
+    SegmentPool,
+    rounded,
+)
 
-__all__ = ["CachingAllocator", "fits", "peak_reserved"]
+__all__ = ["CachingAllocator", "Reserved", "fits", "peak_reserved", "reserved_for"]
 
 
 class CachingAllocator:
     """PyTorch's caching allocator, by its accounts: no memory is touched.
 
     `expandable`: PYTORCH_ALLOC_CONF=expandable_segments:True. `capacity_bytes`: the most that the card lets be
-    reserved. The four counts are those of `torch.cuda`: memory_reserved, memory_allocated (of blocks in use, so it is
-    rounded up), and the largest that each has been.
+    reserved. The counts are those of `torch.cuda`: memory_reserved, memory_allocated (of blocks in use, so it is
+    rounded up), and the largest that each has been; `peak_needed_bytes` is the largest of `needed_bytes` whenever more
+    was allocated than ever before.
     """
 
     def __init__(self, expandable: bool, capacity_bytes: int | None = None) -> None:
@@ -28,7 +40,13 @@ class CachingAllocator:
         self._small, self._large = kind(is_small=True), kind(is_small=False)
         self._capacity_bytes = capacity_bytes
         self._alive: dict[int, Block | None] = {}
-        self.allocated_bytes, self.peak_allocated_bytes, self.peak_reserved_bytes = 0, 0, 0
+        self.allocated_bytes, self.peak_allocated_bytes = 0, 0
+        self.peak_reserved_bytes, self.peak_needed_bytes = 0, 0
+
+    @property
+    def needed_bytes(self) -> int:
+        """What is reserved, without what PyTorch would give back rather than run out of memory."""
+        return self.reserved_bytes - self._small.releasable_bytes() - self._large.releasable_bytes()
 
     @property
     def reserved_bytes(self) -> int:
@@ -50,7 +68,9 @@ class CachingAllocator:
         pool.use(block, size)
         self._alive[number] = block
         self.allocated_bytes += block.size
-        self.peak_allocated_bytes = max(self.peak_allocated_bytes, self.allocated_bytes)
+        if self.allocated_bytes > self.peak_allocated_bytes:
+            self.peak_allocated_bytes = self.allocated_bytes
+            self.peak_needed_bytes = max(self.peak_needed_bytes, self.needed_bytes)
 
     def free(self, number: int) -> None:
         """Free an allocation; its memory stays reserved. Raises KeyError for one that is not alive."""
@@ -96,6 +116,43 @@ def peak_reserved(weights: Sequence[int], log: Iterable[tuple[int, int]], *, exp
     allocator = CachingAllocator(expandable)
     _replay_on(allocator, weights, log)
     return allocator.peak_reserved_bytes
+
+
+@dataclass(frozen=True)
+class Reserved:
+    """What a run has PyTorch reserve: where memory is plenty, and an amount that it gets through with.
+
+    Expandable segments give back pages rather than run out of memory, so that they need less; two pages are for blocks
+    that lie elsewhere after that. Segments of fixed size cannot be relied upon for it: they need all that they reserve.
+    (tests/unit/test_allocator.py checks both against `fits`, which is exact for one amount.)
+    """
+
+    bytes: int
+    needed_bytes: int
+
+
+def reserved_for(log: Iterable[tuple[int, int]], held_bytes: int, expandable: bool) -> Reserved:
+    """Return what is reserved while a log is replayed beside one tensor of `held_bytes`.
+
+    Allocations of up to a MiB live in a pool of their own, whose pages are counted instead of replayed: they are the
+    many, and take little.
+    """
+    large, small, live, most = list[tuple[int, int]](), dict[int, int](), 0, 0
+    for number, nbytes in log:
+        if nbytes == 0 and number in small:
+            live -= small.pop(number)
+        elif nbytes > SMALL_BYTES or nbytes == 0:
+            large.append((number, nbytes))
+        else:
+            small[number] = rounded(nbytes, ROUND_BYTES)
+            live += small[number]
+            most = max(most, live)
+    pages = rounded(most, SMALL_SEGMENT_BYTES) + SMALL_SEGMENT_BYTES if most else 0
+    allocator = CachingAllocator(expandable)
+    _replay_on(allocator, [held_bytes], large)
+    reserved = allocator.peak_reserved_bytes + pages
+    needed = allocator.peak_needed_bytes + pages + 2 * LARGE_SEGMENT_BYTES
+    return Reserved(reserved, min(reserved, needed) if expandable else reserved)
 
 
 def fits(weights: Sequence[int], log: Iterable[tuple[int, int]], *, expandable: bool, capacity_bytes: int) -> bool:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from i2v.family import Geometry
+from i2v.memory.forecast.allocator import Reserved, peak_reserved, reserved_for
 
 __all__ = [
     "FORMAT",
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 FORMAT = 2
+_REMEMBERED = 4096  # settings for which is known what is reserved
 
 
 def product_value(product: str, variables: Mapping[str, int]) -> int:
@@ -66,9 +69,12 @@ class EventForms:
     sizes: tuple[dict[str, float], ...]
     events: tuple[int, ...]
 
-    def log(self, variables: Mapping[str, int]) -> list[tuple[int, int]]:
-        """Return the events at settings as `LiveStorage.log` has them: (number, bytes), and (number, 0) for a free."""
-        sizes = [max(0, round(sum_of_products(size, variables))) for size in self.sizes]
+    def sizes_at(self, variables: Mapping[str, int]) -> tuple[int, ...]:
+        """Return the different sizes at settings, in bytes."""
+        return tuple(max(0, round(sum_of_products(size, variables))) for size in self.sizes)
+
+    def log(self, sizes: Sequence[int]) -> list[tuple[int, int]]:
+        """Return the events at `sizes_at` settings as `LiveStorage.log` has them: (number, bytes), 0 for a free."""
         log, made = list[tuple[int, int]](), 0
         for event in self.events:
             if event < 0:
@@ -86,7 +92,7 @@ class Component:
     `blocks`: of each block that streaming brings, in order; `window`: how many of them are on the device at a time;
     `rest_at_once`: the most of one layer outside the blocks, of any layer where there are no blocks. `largest_leaf`: of
     one layer; `linear`: in linear layers, which int8 and nf4 store smaller; `castable`: in those that fp8 stores
-    smaller.
+    smaller. `tensors`: (parameters, how many) of each size of tensor, largest first.
     """
 
     parameters: int
@@ -96,6 +102,7 @@ class Component:
     largest_leaf: int = 0
     linear: int = 0
     castable: int = 0
+    tensors: tuple[tuple[int, int], ...] = ()
 
     def at_once(self, keep: int) -> int:
         """Return the most parameters on the device while blocks are streamed and the first `keep` of them stay."""
@@ -103,6 +110,16 @@ class Component:
         together = max((sum(streamed[at : at + self.window]) for at in range(len(streamed))), default=0)
         # Before and after the blocks one layer of the rest is there, beside the block that is fetched ahead.
         return sum(self.blocks[:keep]) + max(together, self.rest_at_once + max(streamed, default=0))
+
+    def reserved_bytes(self, number: float, expandable: bool) -> int:
+        """Return what PyTorch reserves for all of it, in numbers of so many bytes."""
+        return _weights_reserved(self.tensors, number, expandable)
+
+
+@lru_cache(maxsize=64)
+def _weights_reserved(tensors: tuple[tuple[int, int], ...], number: float, expandable: bool) -> int:
+    sizes = [int(parameters * number) for parameters, count in tensors for _ in range(count)]
+    return peak_reserved(sizes, [], expandable=expandable)
 
 
 @dataclass(frozen=True)
@@ -112,7 +129,7 @@ class CallForms:
     `component`: whose weights it needs, None for none. `ways`: its peak of activations by the way it is run in
     ("whole", "pieces", …); `held`: what waits on the device beside it; `ram`: what a way takes in main memory, whatever
     the device. `operations`: floating-point ones of a call by product, none where nothing counts, and `per`: whether
-    there is a call per "run", "pass" (a step may have two) or "frame".
+    there is a call per "run", "pass" (a step may have two) or "frame". `events`: what a way allocates and frees.
     """
 
     stage: str
@@ -122,11 +139,27 @@ class CallForms:
     ram: dict[str, PeakForm] = field(default_factory=dict)
     operations: dict[str, float] = field(default_factory=dict)
     per: str = "run"
+    events: dict[str, EventForms] = field(default_factory=dict)
+    _reserved: dict[tuple[Any, ...], Reserved] = field(default_factory=dict, compare=False, repr=False)
 
     def peak_bytes(self, way: str, variables: Mapping[str, int]) -> int:
         """Return the peak on the device, held tensors included. A way that it does not have is "whole"."""
         form = self.ways.get(way) or self.ways["whole"]
         return form.peak_bytes(variables) + self.held.peak_bytes(variables)
+
+    def reserved(self, way: str, variables: Mapping[str, int], expandable: bool) -> Reserved:
+        """Return what PyTorch reserves for that peak, by replaying the allocations; remembered by settings."""
+        events = self.events.get(way if way in self.ways else "whole")
+        if events is None:
+            peak = self.peak_bytes(way, variables)
+            return Reserved(peak, peak)
+        held, sizes = self.held.peak_bytes(variables), events.sizes_at(variables)
+        key = (way, expandable, held, sizes)
+        if key not in self._reserved:
+            if len(self._reserved) >= _REMEMBERED:
+                self._reserved.clear()
+            self._reserved[key] = reserved_for(events.log(sizes), held, expandable)
+        return self._reserved[key]
 
     def ram_bytes(self, way: str, variables: Mapping[str, int]) -> int:
         """Return what it takes in main memory on every device."""
@@ -191,16 +224,24 @@ def _shown(forms: ModelForms) -> dict[str, Any]:
             for name, nothing in (("held", {"rows": ()}), ("ram", {}), ("operations", {}), ("per", "run")):
                 if call[name] == nothing:
                     del call[name]
+            del call["_reserved"]
+            for events in call["events"].values():  # one line, not one for each number
+                events["events"] = " ".join(map(str, events["events"]))
     return shown
 
 
 def _component(values: dict[str, Any]) -> Component:
-    return Component(**values | {"blocks": tuple(values["blocks"])})
+    tensors = tuple((parameters, count) for parameters, count in values["tensors"])
+    return Component(**values | {"blocks": tuple(values["blocks"]), "tensors": tensors})
 
 
 def _call(values: dict[str, Any]) -> CallForms:
     forms = {name: {way: _peak(form) for way, form in values.get(name, {}).items()} for name in ("ways", "ram")}
-    return CallForms(**values | forms | {"held": _peak(values.get("held", {"rows": []}))})
+    events = {
+        way: EventForms(tuple(found["sizes"]), tuple(map(int, found["events"].split())))
+        for way, found in values["events"].items()
+    }
+    return CallForms(**values | forms | {"held": _peak(values.get("held", {"rows": []})), "events": events})
 
 
 def _peak(values: dict[str, Any]) -> PeakForm:

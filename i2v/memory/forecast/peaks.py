@@ -13,6 +13,7 @@ from i2v.memory.abilities import EXACT
 from i2v.memory.forecast.card_costs import CARD
 from i2v.memory.forecast.experience import Experience, Seconds
 from i2v.memory.forecast.forms import CallForms, ModelForms, sum_of_products
+from i2v.memory.forecast.segments import LARGE_SEGMENT_BYTES, SMALL_SEGMENT_BYTES, rounded
 from i2v.memory.machine_now import GIB
 from i2v.memory.plan import Masters, Plan
 from i2v.memory.residency import Home, Residency
@@ -34,11 +35,15 @@ BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "nf4": 
 class StagePeak:
     """The most that one stage takes: weights and activations where the tensors live, and main memory in all.
 
+    `reserved_bytes`: what PyTorch's allocator reserves on a card for those tensors; `needed_bytes`: what of it has to
+    be there, as PyTorch gives the rest back rather than run out of memory.
     `encoder_bytes`: what of main memory another process takes, which writes the video.
     """
 
     weights_bytes: int
     activation_bytes: int
+    reserved_bytes: int
+    needed_bytes: int
     ram_bytes: int
     encoder_bytes: int = 0
 
@@ -49,7 +54,10 @@ class StagePeak:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Peaks of a whole run. `tensor_bytes` is what torch will report, `peak_vram_bytes` what the card must have.
+    """Peaks of a whole run.
+
+    `tensor_bytes` is what torch will report as allocated, `reserved_bytes` as reserved on a card with plenty of memory;
+    `peak_vram_bytes` is what a card must have.
 
     `counted_bytes` is what a measured peak is compared with to learn from: without what past runs have added.
     `comparable_bytes` is what the page compares it with: of the worker alone, with what was learnt.
@@ -59,6 +67,7 @@ class Forecast:
     weights_bytes: int
     activation_bytes: int
     tensor_bytes: int
+    reserved_bytes: int
     peak_vram_bytes: int
     peak_ram_bytes: int
     counted_bytes: int
@@ -72,15 +81,25 @@ class Forecast:
 
 
 def forecast(
-    request: GenerationRequest, plan: Plan, forms: ModelForms, experience: Experience | None = None
+    request: GenerationRequest,
+    plan: Plan,
+    forms: ModelForms,
+    experience: Experience | None = None,
+    expandable: bool | None = True,
 ) -> Forecast:
-    """Foresee a run. Raises KeyError for a precision that the formulas were not traced for."""
+    """Foresee a run. Raises KeyError for a precision that the formulas were not traced for.
+
+    `expandable`: whether PyTorch's allocator has expandable segments; None to take what is allocated for what is
+    reserved, which is quick and too little.
+    """
     on_card = plan.device != "cpu"
-    counted = _Stages(request, plan, forms)
+    counted = _Stages(request, plan, forms, expandable if on_card else None)
     stages = counted.all()
     largest = max(stages.values(), key=lambda stage: stage.tensor_bytes)
     excess = experience.excess_bytes(request.model, plan) if experience else 0
-    tensors = largest.tensor_bytes + (max(CARD.workspace_bytes, excess) if on_card else 0)
+    beside = max(CARD.workspace_bytes, excess) if on_card else 0
+    tensors = largest.tensor_bytes + beside
+    reserved, needed = (max(getattr(s, name) for s in stages.values()) for name in ("reserved_bytes", "needed_bytes"))
     counted_ram = max(stage.ram_bytes - stage.encoder_bytes for stage in stages.values())
     most_ram = max(stage.ram_bytes for stage in stages.values())
     pixels = request.num_frames * request.width * request.height
@@ -90,7 +109,8 @@ def forecast(
         weights_bytes=largest.weights_bytes,
         activation_bytes=largest.activation_bytes,
         tensor_bytes=tensors,
-        peak_vram_bytes=tensors + CARD.context_bytes if on_card else 0,
+        reserved_bytes=reserved + beside if on_card else 0,
+        peak_vram_bytes=needed + beside + CARD.context_bytes if on_card else 0,
         peak_ram_bytes=most_ram + (0 if on_card else excess),
         counted_bytes=largest.tensor_bytes if on_card else counted_ram,
         comparable_bytes=tensors if on_card else counted_ram + excess,
@@ -103,8 +123,8 @@ def forecast(
 class _Stages:
     """Adds up weights and activations for one request under one plan."""
 
-    def __init__(self, request: GenerationRequest, plan: Plan, forms: ModelForms):
-        self._request, self._plan, self._forms = request, plan, forms
+    def __init__(self, request: GenerationRequest, plan: Plan, forms: ModelForms, expandable: bool | None):
+        self._request, self._plan, self._forms, self._expandable = request, plan, forms, expandable
         self._calls = forms.calls_in(plan.compute)
         self._variables = forms.geometry.variables(request.width, request.height, request.num_frames, plan.knobs)
         self._on_card = plan.device != "cpu"
@@ -136,15 +156,22 @@ class _Stages:
         before = sum(self._stored(name) for name in rounded)
         rounding = max((before - self._stored(name) + self._unrounded(name) for name in rounded), default=0)
         if not self._on_card:
-            return StagePeak(self.all_weights, 0, self._ram(max(self.all_weights, rounding)))
-        moving = max((self._unrounded(n) for n in names if self._residency(n).home is Home.RESIDENT), default=0)
-        return StagePeak(self._always_here, 0, self._ram(max(moving, rounding - self._waiting())))
+            return StagePeak(self.all_weights, 0, 0, 0, self._ram(max(self.all_weights, rounding)))
+        moving = 0 if self._plan.masters is Masters.DISK else max(self._unrounded(name) for name in names)
+        reserved = self._always_reserved()
+        return StagePeak(self._always_here, 0, reserved, reserved, self._ram(max(moving, rounding - self._waiting())))
 
     def _stage(self, stage: str) -> StagePeak:
         peaks = [self._call(call) for call in self._calls.values() if call.stage == stage]
         largest = max(peaks, key=lambda peak: peak.tensor_bytes)
         encoder = self._encoder() if stage == "decode" else 0
-        return replace(largest, ram_bytes=max(peak.ram_bytes for peak in peaks) + encoder, encoder_bytes=encoder)
+        return replace(
+            largest,
+            reserved_bytes=max(peak.reserved_bytes for peak in peaks),
+            needed_bytes=max(peak.needed_bytes for peak in peaks),
+            ram_bytes=max(peak.ram_bytes for peak in peaks) + encoder,
+            encoder_bytes=encoder,
+        )
 
     def _encoder(self) -> int:
         return ENCODER_BYTES + ENCODER_BYTES_PER_PIXEL * self._request.width * self._request.height
@@ -154,7 +181,27 @@ class _Stages:
         weights = self._always_here + self._brought(call.component)
         active = call.peak_bytes(way, self._variables) + self._turned_back(call.component)
         ram = call.ram_bytes(way, self._variables) + (0 if self._on_card else weights + active)
-        return StagePeak(weights, active, self._ram(ram))
+        if self._expandable is None:
+            return StagePeak(weights, active, weights + active, weights + active, self._ram(ram))
+        beside = self._weights_reserved(call.component) + self._turned_back(call.component)
+        found = call.reserved(way, self._variables, self._expandable)
+        return StagePeak(weights, active, beside + found.bytes, beside + found.needed_bytes, self._ram(ram))
+
+    def _weights_reserved(self, name: str | None) -> int:
+        """Return what is reserved for the weights that stay, and for those that are brought."""
+        brought = self._brought(name)
+        page = SMALL_SEGMENT_BYTES if self._expandable else LARGE_SEGMENT_BYTES  # a growing segment is shared
+        more = rounded(brought, page) + page if brought else 0
+        return self._always_reserved() + more
+
+    def _always_reserved(self) -> int:
+        """Return what is reserved for weights that stay on the device; rounded ones take their share of it."""
+        total = 0.0
+        for name, component in self._forms.components.items():
+            if self._residency(name).home is Home.RESIDENT and self._expandable is not None:
+                whole = component.reserved_bytes(BYTES[self._plan.compute], self._expandable)
+                total += whole * self._stored(name) / self._unrounded(name)
+        return int(total) if self._expandable is not None else self._always_here
 
     def _brought(self, name: str | None) -> int:
         """Return what is brought to the device of a component that does not stay there."""

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 
-__all__ = ["ROUND_BYTES", "SMALL_BYTES", "Block", "ExpandablePool", "Pool", "SegmentPool", "rounded"]
+__all__ = [
+    "LARGE_SEGMENT_BYTES",
+    "ROUND_BYTES",
+    "SMALL_BYTES",
+    "SMALL_SEGMENT_BYTES",
+    "Block",
+    "ExpandablePool",
+    "Pool",
+    "SegmentPool",
+    "rounded",
+]
 
 # Names and values in AllocatorConfig.h.
 ROUND_BYTES = 512  # kMinBlockSize: every size is a multiple of it
 SMALL_BYTES = 1 << 20  # kSmallSize: the largest size that the small pool serves
-_SMALL_SEGMENT_BYTES = 2 << 20  # kSmallBuffer: a segment, or an expandable segment's page, of the small pool
-_LARGE_SEGMENT_BYTES = 20 << 20  # large_segment_size_ (kLargeBuffer): the same of the large pool
+SMALL_SEGMENT_BYTES = 2 << 20  # kSmallBuffer: a segment, or an expandable segment's page, of the small pool
+LARGE_SEGMENT_BYTES = 20 << 20  # large_segment_size_ (kLargeBuffer): the same of the large pool
 _OWN_SEGMENT_BYTES = 10 << 20  # kMinLargeAlloc: from this size on, a segment is made to measure
 _ROUND_SEGMENT_BYTES = 2 << 20  # kRoundLarge: which such a segment is a multiple of
 
@@ -84,6 +94,10 @@ class Pool:
         """Give back what is not in use, as far as possible (`release_blocks`)."""
         raise NotImplementedError
 
+    def releasable_bytes(self) -> int:
+        """Return how much `release` would give back."""
+        raise NotImplementedError
+
     def _best(self, size: int) -> int:
         return bisect_left(self._free, (size, 0))
 
@@ -134,8 +148,8 @@ class SegmentPool(Pool):
 
     def missing_bytes(self, size: int) -> int:
         if self.is_small:  # get_allocation_size
-            return _SMALL_SEGMENT_BYTES
-        return _LARGE_SEGMENT_BYTES if size < _OWN_SEGMENT_BYTES else rounded(size, _ROUND_SEGMENT_BYTES)
+            return SMALL_SEGMENT_BYTES
+        return LARGE_SEGMENT_BYTES if size < _OWN_SEGMENT_BYTES else rounded(size, _ROUND_SEGMENT_BYTES)
 
     def grow(self, size: int) -> Block:
         block = Block(self, self._end, self.missing_bytes(size))
@@ -147,10 +161,15 @@ class SegmentPool(Pool):
         return rest >= ROUND_BYTES if self.is_small else rest > SMALL_BYTES
 
     def release(self) -> None:
-        for block in list(self._blocks.values()):
-            if not block.previous and not block.next:  # a whole segment
-                self._forget(block)
-                self.reserved_bytes -= block.size
+        for block in self._whole_segments():
+            self._forget(block)
+            self.reserved_bytes -= block.size
+
+    def releasable_bytes(self) -> int:
+        return sum(block.size for block in self._whole_segments())
+
+    def _whole_segments(self) -> list[Block]:
+        return [block for block in self._blocks.values() if not block.previous and not block.next]
 
 
 class ExpandablePool(Pool):
@@ -158,7 +177,7 @@ class ExpandablePool(Pool):
 
     def __init__(self, is_small: bool) -> None:
         super().__init__(is_small)
-        self._page = _SMALL_SEGMENT_BYTES if is_small else _LARGE_SEGMENT_BYTES
+        self._page = SMALL_SEGMENT_BYTES if is_small else LARGE_SEGMENT_BYTES
         # By address. PyTorch reserves addresses for 1 1/8 of the card's memory and makes another segment beyond; here
         # one is enough.
         self._unmapped = {0: Block(self, 0, self._page << 40, is_mapped=False)}
@@ -215,14 +234,16 @@ class ExpandablePool(Pool):
         self._keep(gap)
         self.reserved_bytes += nbytes
 
+    def releasable_bytes(self) -> int:
+        return sum(max(0, end - begin) for begin, end in map(self._whole_pages, self._blocks.values()))
+
     def release(self) -> None:
         for block in [self._blocks[address] for _, address in self._free]:
             self._unmap(block)
 
     def _unmap(self, block: Block) -> None:
         """Give back the pages that lie within a free block as a whole (`unmap_block`)."""
-        begin = rounded(block.address, self._page)
-        end = (block.address + block.size) // self._page * self._page
+        begin, end = self._whole_pages(block)
         if begin >= end:
             return
         self._forget(block)
@@ -236,6 +257,10 @@ class ExpandablePool(Pool):
         self._merge(gap)
         self._unmapped[gap.address] = gap
         self.reserved_bytes -= end - begin
+
+    def _whole_pages(self, block: Block) -> tuple[int, int]:
+        """Return the addresses between which a block is made of whole pages."""
+        return rounded(block.address, self._page), (block.address + block.size) // self._page * self._page
 
     def _forget(self, block: Block) -> None:
         if block.is_mapped:
