@@ -55,6 +55,11 @@ class RunSpec:
         return self.folder / "picture.png"
 
     @property
+    def fitted(self) -> Path:
+        """The picture at the video's size, if whoever queued the job left it: a large photograph is not read again."""
+        return self.folder / "fitted.png"
+
+    @property
     def checkpoint(self) -> Path:
         return self.folder / "latents.safetensors"
 
