@@ -214,7 +214,8 @@ class Service:
         """Check everything, store the picture and queue the job.
 
         A file is decoded and checked here; a picture that the caller has checked is taken as it is. Raises InputError,
-        ModelFilesError, StorageError; then nothing is left behind.
+        ModelFilesError, StorageError, and GenerationError for a model whose memory could not be traced, for the worker
+        could not plan it either; then nothing is left behind.
         """
         if image is None:
             raise InputError("there is no start picture", "Choose a picture first.", field="image")
