@@ -56,6 +56,8 @@ class Spec(Protocol):
     @property
     def picture(self) -> Path: ...
     @property
+    def fitted(self) -> Path: ...
+    @property
     def checkpoint(self) -> Path: ...
 
 
@@ -159,12 +161,14 @@ class OneRun:
             latents = latents.to(self.pipeline.device)
             _log.info("the finished latents of an earlier attempt are used")
         num_frames, frames_sha256 = self._decode(latents, conditions)
-        self.spec.checkpoint.unlink(missing_ok=True)
+        for done_with in (self.spec.checkpoint, self.spec.fitted):
+            done_with.unlink(missing_ok=True)
         return self._result(num_frames, frames_sha256)
 
     def _encode(self, generator: torch.Generator) -> Conditions:
         request = self.spec.request
-        image = fit_picture(load_picture(self.spec.picture), request.width, request.height, request.image_fit)
+        source = self.spec.fitted if self.spec.fitted.is_file() else self.spec.picture
+        image = fit_picture(load_picture(source), request.width, request.height, request.image_fit)
         fresh = generator.get_state()
 
         def encode() -> Conditions:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from i2v.engine.doors import free_cached_memory, is_out_of_memory, with_less_memory
+from i2v.engine.doors import free_cached_memory, is_out_of_memory, stop_if_cancelled, with_less_memory
 from i2v.engine.memory_watch import MemoryWatch
 from i2v.engine.one_run import OneRun, Report
 from i2v.engine.progress import Stage
@@ -29,8 +29,8 @@ from i2v.memory.weights.parked import weight_bytes
 from i2v.memory.weights.precision import DTYPES, check_weights_are, quantise
 from i2v.models.base import ImageToVideo
 from i2v.models.binding import pipeline_class
-from i2v.models.build_forms import forms_of
 from i2v.models.download import model_folder
+from i2v.models.trace_process import forms_of
 from i2v.presets.model_preset import ModelPreset, preset_named
 from i2v.request import GenerationRequest
 
@@ -53,6 +53,11 @@ class RunSpec:
     @property
     def picture(self) -> Path:
         return self.folder / "picture.png"
+
+    @property
+    def fitted(self) -> Path:
+        """The picture at the video's size, if whoever queued the job left it: a large photograph is not read again."""
+        return self.folder / "fitted.png"
 
     @property
     def checkpoint(self) -> Path:
@@ -105,7 +110,7 @@ class Engine:
         self, spec: RunSpec, report: Report, cancelled: Callable[[], bool], kept: Callable[[], bool]
     ) -> dict[str, Any]:
         preset = preset_named(spec.request.model)
-        ladder = plan_ladder(spec, preset)
+        ladder = plan_ladder(spec, preset, lambda: stop_if_cancelled(cancelled))
         rung = ladder.chosen or _smallest(ladder)
         run = OneRun(spec, rung, report, cancelled, self._last_speed(spec.request), kept)
         run.report_plan()
@@ -152,13 +157,13 @@ def load_pipeline(preset: ModelPreset, home: Path, plan: Plan) -> tuple[ImageToV
     return pipeline, found.to_dict() | {"total_bytes": total, "sentence": found.sentence()}
 
 
-def plan_ladder(spec: RunSpec, preset: ModelPreset) -> Ladder:
-    """Return the rungs for a request on this machine, as it is now."""
+def plan_ladder(spec: RunSpec, preset: ModelPreset, check: Callable[[], None]) -> Ladder:
+    """Return the rungs for a request on this machine, as it is now; `check` stops the tracing that it may take."""
     machine = Machine.detect((os.getpid(),)).limited(spec.request.vram_gib, spec.request.ram_gib)
     if machine.kind == "cuda" and torch.cuda.is_available():
         share = min(1.0, (spec.request.vram_gib or 1e9) * 2**30 / torch.cuda.mem_get_info(0)[1])
         torch.cuda.set_per_process_memory_fraction(share, 0)
-    forms = forms_of(preset, spec.home, compute_precision(spec.request, preset, machine))
+    forms = forms_of(preset, spec.home, compute_precision(spec.request, preset, machine), check)
     return Ladder(spec.request, preset, forms, machine, spec.experience)
 
 

@@ -12,6 +12,7 @@ import stat
 import struct
 import threading
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -71,6 +72,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_BAND_ROWS = 256
 _BLURRED_SIDE_PX, _BLUR_SHARE, _DARKENED = 128, 0.04, 0.55
 _PROFILE_ROUNDING = 2  # levels of 255: a profile that moves no colour further than this is sRGB
 # One picture is decoded at a time: several of the largest at once could take all memory, and the warning
@@ -162,6 +164,7 @@ def _decode(path: Path, data: bytes, kind: str, background: tuple[int, int, int]
         except DECODER_ERRORS as error:
             raise damaged from error
         turn = _UPRIGHT.get(_orientation(opened))
+    del opened  # two pictures of the largest size are the most that is held
     return clean if turn is None else clean.transpose(turn)
 
 
@@ -178,14 +181,26 @@ def _orientation(opened: Image.Image) -> Any:
 
 
 def _flatten(opened: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """Return a new RGB picture of the loaded one, without alpha, profile or any other metadata."""
-    colour, alpha = _split_alpha(opened)
-    profile = opened.info.get("icc_profile")
-    if profile:
-        colour = _to_srgb(colour, profile)
+    """Return a new RGB picture of the loaded one, without alpha, profile or any other metadata.
+
+    A band of rows at a time, for each step on the way makes another copy.
+    """
     clean = Image.new("RGB", opened.size, background)
-    clean.paste(colour.convert("RGB"), mask=alpha)
+    profile, to_srgb = opened.info.get("icc_profile"), None
+    for band in _bands(opened.size):
+        colour, alpha = _split_alpha(opened.crop(band))
+        if profile:
+            to_srgb = to_srgb or _to_srgb(colour.mode, profile)
+            colour = to_srgb(colour)
+        clean.paste(colour.convert("RGB"), band, mask=alpha)
     return clean
+
+
+def _bands(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (left, top, right, bottom) of bands that make up a picture of this size."""
+    width, height = size
+    for top in range(0, height, _BAND_ROWS):
+        yield 0, top, width, min(top + _BAND_ROWS, height)
 
 
 def _split_alpha(opened: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -213,20 +228,25 @@ def _from_16_bit(opened: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     return grey, Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8))
 
 
-def _to_srgb(colour: Image.Image, profile: bytes) -> Image.Image:
-    """Return the colours in sRGB as the profile means them; unchanged when it is sRGB or unusable."""
+def _to_srgb(mode: str, profile: bytes) -> Callable[[Image.Image], Image.Image]:
+    """Return what turns colours of a mode into sRGB as the profile means them: nothing if it is sRGB or unusable."""
     try:
         given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        transform = ImageCms.buildTransform(given, ImageCms.createProfile("sRGB"), colour.mode, "RGB")
-        if colour.mode == "RGB":
+        transform = ImageCms.buildTransform(given, ImageCms.createProfile("sRGB"), mode, "RGB")
+        if mode == "RGB":
             levels = np.linspace(0, 255, 9).astype(np.uint8)
             probe = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(9, 81, 3)
             shown = ImageCms.applyTransform(Image.fromarray(probe), transform)
             if shown is None or np.abs(np.asarray(shown, np.int16) - probe).max() <= _PROFILE_ROUNDING:
-                return colour
-        return ImageCms.applyTransform(colour, transform) or colour
+                return _unchanged
+        ImageCms.applyTransform(Image.new(mode, (1, 1)), transform)  # else it fails on the first band or on none
     except (ImageCms.PyCMSError, *DECODER_ERRORS):
-        return colour
+        return _unchanged
+    return lambda colour: ImageCms.applyTransform(colour, transform) or colour
+
+
+def _unchanged(colour: Image.Image) -> Image.Image:
+    return colour
 
 
 def fit_picture(picture: Image.Image, width: int, height: int, how: Fit = "crop") -> Pixels:
@@ -234,7 +254,7 @@ def fit_picture(picture: Image.Image, width: int, height: int, how: Fit = "crop"
 
     "crop": the centre in the asked aspect. "fit": the whole picture, on a blurred and darkened enlargement of itself.
     """
-    rgb = picture.convert("RGB")
+    rgb = picture if picture.mode == "RGB" else picture.convert("RGB")
     if rgb.size == (width, height):
         return np.array(rgb)
     if how == "fit":
@@ -276,7 +296,8 @@ def upscale_factor(picture_size: tuple[int, int], width: int, height: int) -> fl
 def picture_sha256(picture: Image.Image) -> str:
     """Hash of size and RGB pixels: the same for the same picture, whatever its file was."""
     digest = hashlib.sha256(f"{picture.width}x{picture.height} RGB\n".encode())
-    digest.update(picture.convert("RGB").tobytes())
+    for band in _bands(picture.size):
+        digest.update(picture.crop(band).convert("RGB").tobytes())
     return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Traces a model's memory formulas: `python -m i2v.models.build_forms PRESET [--ship] [--precision P]`.
+"""Traces a model's memory formulas: `python -m i2v.models.build_forms PRESET [--ship] [--precision P] [--while-input]`.
 
 Takes no weights and no GPU; the full-size I2VGen-XL takes about half a minute per precision. Without --ship the table
 goes to the home folder, for the model that is installed there.
@@ -10,6 +10,9 @@ import argparse
 import json
 import logging
 import multiprocessing
+import os
+import sys
+import threading
 from collections import Counter
 from collections.abc import Collection
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -22,6 +25,7 @@ from typing import TypeAlias
 import torch
 
 from i2v.family import Architecture, Part
+from i2v.log_file import LogFile
 from i2v.memory.forecast.calls import TracedCall
 from i2v.memory.forecast.forms import CallForms, Component, EventForms, ModelForms, PeakForm
 from i2v.memory.forecast.tables import TABLES, architecture_of, find_forms, forms_path, table_key, versions, width_of
@@ -29,9 +33,9 @@ from i2v.memory.forecast.trace import count_operations, fake_tensors, find_event
 from i2v.models.binding import blocks_of, build_component, family_module, parts_of
 from i2v.models.download import model_folder
 from i2v.presets.model_preset import ModelPreset, preset_named
-from i2v.settings import Settings
+from i2v.settings import Settings, set_up_logging
 
-__all__ = ["build_forms", "count_parameters", "forms_of", "plain_forms", "trace_call"]
+__all__ = ["build_forms", "count_parameters", "plain_forms", "trace_call"]
 
 _DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 _CASTABLE = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)  # what layerwise casting stores smaller
@@ -45,7 +49,7 @@ def build_forms(preset: ModelPreset, architecture: Architecture, widths: tuple[s
     Two processes share the work, which is Python's and runs on one core each.
     """
     text = json.dumps(architecture)
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), _leave_with_parent) as pool:
         outlines = pool.submit(_outlines, preset.family, text).result()
         found: dict[tuple[str, str, str], Future[Found | None]] = {
             (width, call, way): pool.submit(_find_form, preset.family, text, width, call, way)
@@ -81,6 +85,17 @@ def build_forms(preset: ModelPreset, architecture: Architecture, widths: tuple[s
 
 
 # In the processes of the pool
+
+
+def _leave_with_parent() -> None:
+    """Have this process end when the one that started it does, however that ends."""
+    threading.Thread(target=_await_parent, name="parent", daemon=True).start()
+
+
+def _await_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+    os._exit(1)
 
 
 @lru_cache(maxsize=1)
@@ -167,12 +182,11 @@ def _parameters(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def forms_of(preset: ModelPreset, home: Path, precision: str) -> ModelForms:
-    """Return the formulas of an installed model, tracing and keeping them if need be."""
+def _trace_installed(preset: ModelPreset, home: Path, precision: str) -> None:
+    """Trace an installed model and keep its table in the home folder. Raises OSError when it cannot be kept."""
     folder = model_folder(preset, home)
-    known = find_forms(preset, folder, home, precision)
-    if known:
-        return known
+    if find_forms(preset, folder, home, precision):
+        return
     architecture = architecture_of(preset, folder)
     _log.info("tracing the memory of %s in %s", preset.name, precision)
     forms = build_forms(preset, architecture, (width_of(precision),))
@@ -180,11 +194,14 @@ def forms_of(preset: ModelPreset, home: Path, precision: str) -> ModelForms:
     before = ModelForms.load(path)
     if before:
         forms.calls.update({width: calls for width, calls in before.calls.items() if width not in forms.calls})
-    try:
-        forms.save(path)
-    except OSError as error:  # the next time it is traced again
-        _log.warning("the traced table cannot be kept: %s", error)
-    return forms
+    forms.save(path)
+
+
+def _leave_with_input() -> None:
+    """End this process when its standard input does."""
+    while sys.stdin.buffer.read(1):
+        pass
+    os._exit(1)
 
 
 def main() -> None:
@@ -193,13 +210,26 @@ def main() -> None:
     parser.add_argument("preset")
     parser.add_argument("--ship", action="store_true", help="both precisions, into the package")
     parser.add_argument("--precision", default="fp16")
+    parser.add_argument("--while-input", action="store_true", help="leave as soon as the standard input ends")
     args = parser.parse_args()
-    preset = preset_named(args.preset)
+    if args.while_input:
+        threading.Thread(target=_leave_with_input, name="input", daemon=True).start()
+    preset, exit_code = preset_named(args.preset), 0
     if args.ship:
         folder = preset.shipped_folder or Path("nowhere")
         build_forms(preset, architecture_of(preset, folder), ("fp16", "fp32")).save(TABLES / f"{preset.name}.json")
     else:
-        forms_of(preset, Settings.from_environment().home, args.precision)
+        settings = Settings.from_environment()
+        set_up_logging(settings.log_level)
+        LogFile(settings.home).attach()
+        try:
+            _trace_installed(preset, settings.home, args.precision)
+        except Exception:  # the process's outermost edge: the log on disk must have the trace
+            _log.exception("the memory of %s cannot be traced", preset.name)
+            exit_code = 1
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(exit_code)  # the thread that reads the input sits in a read, on which Python's own exit would stumble
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from i2v.errors import I2VError
+from i2v.errors import GenerationError, I2VError
 from i2v.jobs.model import HELD, Job, JobState
 from i2v.jobs.store import JobStore
 from i2v.memory.ladder import Ladder, Rung
@@ -18,7 +18,7 @@ from i2v.worker.forecaster import Forecaster
 
 __all__ = ["Fit", "Outlook", "memory_that_decides", "verdict"]
 
-Fit = Literal["fits", "tight", "too_big"]
+Fit = Literal["fits", "tight", "too_big", "unknown"]
 _TIGHT_SHARE = 0.85  # of the free memory; above it a fit is called tight
 _FRESH_S = 20.0
 
@@ -33,10 +33,14 @@ class Outlook:
     def fits(self, model: str) -> Fit | None:
         """Say whether the model's defaults fit this machine now; None while its memory is being traced.
 
-        Raises InputError for an unknown model.
+        "unknown" where it could not be traced. Raises InputError for an unknown model.
         """
         preset = preset_named(model)
-        ladder = self._forecaster.ladder(build_request({"model": preset.name, "prompt": ""}, match_square(preset)))
+        request = build_request({"model": preset.name, "prompt": ""}, match_square(preset))
+        try:
+            ladder = self._forecaster.ladder(request)
+        except GenerationError:
+            return "unknown"  # a forecast says why
         return verdict(ladder) if ladder else None
 
     def wait_s(self, job_id: str) -> float | None:

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from i2v.errors import InputError, ModelFilesError, StorageError, UnknownJobError
 from i2v.jobs.model import TERMINAL, Job, JobState
 from i2v.jobs.store import JobStore
 from i2v.log_file import LogFile
 from i2v.machine import devices
 from i2v.machine.facts import SPARE_DISK_BYTES, MachineFacts, describe_machine, machine_facts
-from i2v.media.image import CheckedPicture, check_picture, picture_sha256, save_png
+from i2v.media.image import CheckedPicture, check_picture, fit_picture, picture_sha256, save_png
 from i2v.memory.ladder import Ladder
 from i2v.models import download
 from i2v.models.files import check_folder
@@ -212,7 +214,8 @@ class Service:
         """Check everything, store the picture and queue the job.
 
         A file is decoded and checked here; a picture that the caller has checked is taken as it is. Raises InputError,
-        ModelFilesError, StorageError; then nothing is left behind.
+        ModelFilesError, StorageError, and GenerationError for a model whose memory could not be traced, for the worker
+        could not plan it either; then nothing is left behind.
         """
         if image is None:
             raise InputError("there is no start picture", "Choose a picture first.", field="image")
@@ -226,6 +229,8 @@ class Service:
         try:
             folder.mkdir(parents=True)
             save_png(picture.pixels, folder / "picture.png")
+            fitted = fit_picture(picture.pixels, request.width, request.height, request.image_fit)
+            save_png(Image.fromarray(fitted), folder / "fitted.png")
             job = self._store.submit(
                 request.model_dump(mode="json"), image_name or picture.name, self.runner, job_id=job_id
             )

@@ -95,7 +95,7 @@ def sentence(text: str) -> str:
 
 
 def model_card(state: ModelState, fits: str, download: DownloadState | None, language: Language) -> dict[str, Any]:
-    """Return what is shown of a model. `fits`: "fits", "tight", "too_big" or "tracing"."""
+    """Return what is shown of a model. `fits`: "fits", "tight", "too_big", "unknown" or "tracing"."""
     preset = state.preset
     return {
         "name": preset.name,

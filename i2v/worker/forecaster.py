@@ -31,7 +31,8 @@ class Forecaster:
     def ladder(self, request: GenerationRequest, wait: bool = False, pretend: bool = False) -> Ladder | None:
         """Return the rungs for a request; None while the model's memory is being traced, unless told to `wait`.
 
-        With `pretend`, the request's `vram_gib` and `ram_gib` are a machine that need not be there. Raises InputError.
+        With `pretend`, the request's `vram_gib` and `ram_gib` are a machine that need not be there. Raises
+        InputError, and GenerationError when the memory could not be traced.
         """
         preset = preset_named(request.model)
         pid = self._worker_pid()

@@ -92,7 +92,8 @@ const fitWords = ({ fits, is_slow: isSlow }) =>
     : fits === "fits" ? say("Fits this machine")
       : fits === "tight" ? say("Fits this machine, but tight")
         : fits === "too_big" ? say("Too large for this machine at its default size; smaller settings may fit")
-          : say("Being worked out…");
+          : fits === "unknown" ? say("What it needs could not be worked out")
+            : say("Being worked out…");
 
 function sizeWords(model) {
   if (model.ships || model.installed) return say("{size} on disk", { size: bytes(model.disk_bytes) });
