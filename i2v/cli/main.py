@@ -19,6 +19,7 @@ from i2v import __version__
 from i2v.cli.forecast import add_commands as add_forecast_commands
 from i2v.cli.machine import add_commands as add_machine_commands
 from i2v.errors import Cancelled, I2VError, InputError, StorageError
+from i2v.jobs.folder import video_name
 from i2v.jobs.model import JobState
 from i2v.media.formats import read_request
 from i2v.presets.model_preset import load_presets, preset_named
@@ -119,7 +120,7 @@ def _generate(args: argparse.Namespace, settings: Settings) -> int:
         snapshot = _wait(service, job.id, quiet=args.json or not sys.stderr.isatty())
         if snapshot.job.state is not JobState.DONE:
             raise I2VError.from_dict(snapshot.job.error or {"kind": "Cancelled", "message": "the job was cancelled"})
-        output = output or Path(f"i2v-{job.id[:8]}.mp4")
+        output = output or Path(video_name(job.id, ".mp4"))
         _copy_result(snapshot, output)
     finally:
         service.close()

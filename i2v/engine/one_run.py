@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,7 +23,8 @@ from i2v.engine.memory_watch import MemorySample, MemoryWatch
 from i2v.engine.preview import write_preview
 from i2v.engine.progress import ProgressClock, Stage
 from i2v.errors import GenerationError
-from i2v.media.formats import open_writer, poster
+from i2v.jobs.folder import JobFolder, video_name
+from i2v.media.formats import ENDINGS, open_writer, poster
 from i2v.media.image import fit_picture, load_picture
 from i2v.memory.ladder import Rung
 from i2v.memory.step_down import smaller_plans
@@ -36,7 +35,6 @@ __all__ = ["OneRun", "Report", "Spec"]
 
 _log = logging.getLogger(__name__)
 Report = Callable[[str, dict[str, Any]], None]
-_SUFFIXES = {"gif": ".gif", "webp": ".webp", "png": ".zip"}
 _LOG_EVERY_STEPS = 10
 _FEWEST_FRAMES = 2  # fewer are no video
 _HIGH_SHARE, _HIGH_SAMPLES = 0.9, 4  # the share of a card's memory that is worth a warning when it lasts
@@ -52,11 +50,7 @@ class Spec(Protocol):
     @property
     def home(self) -> Path: ...
     @property
-    def folder(self) -> Path: ...
-    @property
-    def picture(self) -> Path: ...
-    @property
-    def checkpoint(self) -> Path: ...
+    def folder(self) -> JobFolder: ...
 
 
 class OneRun:
@@ -152,19 +146,19 @@ class OneRun:
         generator = cpu_generator(request.seed)
         conditions = self._encode(generator)
         self.progress(Stage.ENCODE, 1)
-        latents = load_latents(self.spec.checkpoint, request)
+        latents = load_latents(self.spec.folder.latents, request)
         if latents is None:
             latents = self._denoise(conditions, generator)
         else:
             latents = latents.to(self.pipeline.device)
             _log.info("the finished latents of an earlier attempt are used")
         num_frames, frames_sha256 = self._decode(latents, conditions)
-        self.spec.checkpoint.unlink(missing_ok=True)
+        self.spec.folder.latents.unlink(missing_ok=True)
         return self._result(num_frames, frames_sha256)
 
     def _encode(self, generator: torch.Generator) -> Conditions:
         request = self.spec.request
-        image = fit_picture(load_picture(self.spec.picture), request.width, request.height, request.image_fit)
+        image = fit_picture(load_picture(self.spec.folder.picture), request.width, request.height, request.image_fit)
         fresh = generator.get_state()
 
         def encode() -> Conditions:
@@ -187,7 +181,7 @@ class OneRun:
                 estimate, self._stopped = clean, {"stage": "denoise", "step": self._step, "total": steps}
             self.report("memory", self.watch.sample().to_dict())
             try:
-                write_preview(self.pipeline.preview(clean, conditions, request), self.spec.folder)
+                write_preview(self.pipeline.preview(clean, conditions, request), self.spec.folder.preview)
                 self.report("preview", {"number": self._step})
             except OSError as error:  # a full disk, or the page reading the old one just now: the run is worth more
                 _log.warning("no preview: %s", error)
@@ -200,7 +194,7 @@ class OneRun:
             latents = self.pipeline.denoise(start, conditions, request, lambda: estimate is not None)
         if estimate is not None:  # not what was asked for, so no checkpoint: a retry makes the whole of it
             return estimate
-        save_latents(self.spec.checkpoint, request, latents)
+        save_latents(self.spec.folder.latents, request, latents)
         return latents
 
     def _log_memory(self, step: int) -> None:
@@ -227,18 +221,18 @@ class OneRun:
         size = (request.width, request.height)
         with ExitStack() as files:
             writers = [
-                files.enter_context(open_writer(self.spec.folder / name, request.fps, size, metadata))
+                files.enter_context(open_writer(self.spec.folder.file(name), request.fps, size, metadata))
                 for name in self._files().values()
             ]
             for count, frame in enumerate(self._frames(latents, conditions), start=1):
                 digest.update(frame.tobytes())
                 if count == 1:
-                    poster(frame, self.spec.folder / "poster.jpg")
+                    poster(frame, self.spec.folder.poster)
                 for writer in writers:
                     writer.write(frame)
                 self._frame_files.write(count - 1, frame)
                 self.progress(Stage.DECODE, count)
-            write_last(self.spec.folder, frame)
+            write_last(self.spec.folder.last, frame)
         self.clock.expect(Stage.DECODE, count)
         self.progress(Stage.DECODE, count)  # the files are whole now; their time is decoding's
         return count, digest.hexdigest()
@@ -267,15 +261,14 @@ class OneRun:
             raise GenerationError(f"the model gave {count} frames instead of {total}")
 
     def _files(self) -> dict[str, str]:
-        stem = f"i2v-{self.spec.job_id[:8]}"
-        return {"mp4": f"{stem}.mp4"} | {kind: stem + _SUFFIXES[kind] for kind in self.spec.request.formats}
+        return {kind: video_name(self.spec.job_id, ENDINGS[kind]) for kind in ("mp4", *self.spec.request.formats)}
 
     def _result(self, num_frames: int, frames_sha256: str) -> dict[str, Any]:
         sample, files = self.watch.sample(), self._files()
         return ({"stopped": self._stopped} if self._stopped else {}) | {
             "num_frames": num_frames,
             "files": files,
-            "file_bytes": {kind: os.path.getsize(self.spec.folder / name) for kind, name in files.items()},
+            "file_bytes": {kind: self.spec.folder.file(name).stat().st_size for kind, name in files.items()},
             "seconds": round(self.clock.elapsed_s, 3),
             "stage_seconds": {stage.value: round(s, 3) for stage, s in self.clock.stage_seconds.items()},
             "peak_bytes": sample.peak_bytes,

@@ -20,6 +20,7 @@ from i2v.engine.memory_watch import MemoryWatch
 from i2v.engine.one_run import OneRun, Report
 from i2v.engine.progress import Stage
 from i2v.errors import Cancelled, I2VError, OutOfMemoryError
+from i2v.jobs.folder import JobFolder
 from i2v.memory.forecast.experience import Experience
 from i2v.memory.ladder import Ladder, Rung, compute_precision
 from i2v.memory.machine_now import Machine
@@ -47,16 +48,8 @@ class RunSpec:
     attempt: int
     request: GenerationRequest
     home: Path
-    folder: Path
+    folder: JobFolder
     experience: Experience = field(default_factory=Experience)
-
-    @property
-    def picture(self) -> Path:
-        return self.folder / "picture.png"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "latents.safetensors"
 
 
 class Engine:

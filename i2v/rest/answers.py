@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from i2v.jobs.folder import if_there
 from i2v.jobs.model import JobState
 from i2v.presets.model_preset import Bounds, Defaults
 from i2v.rest.refusals import ErrorBody
@@ -138,7 +139,7 @@ def job_answer(snapshot: Snapshot, root_path: str = "") -> JobAnswer:
         files=_files(snapshot, url),
         url=url,
         events_url=f"{url}/events",
-        poster_url=f"{url}/poster" if snapshot.picture("poster.jpg") else None,
+        poster_url=f"{url}/poster" if if_there(snapshot.folder.poster) else None,
     )
     digest = hashlib.blake2b(answer.model_dump_json().encode(), digest_size=8).hexdigest()
     return answer.model_copy(update={"revision": digest})

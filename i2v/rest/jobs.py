@@ -10,6 +10,7 @@ from fastapi.responses import FileResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from i2v.errors import InputError, UnknownJobError
+from i2v.jobs.folder import if_there
 from i2v.jobs.model import JobState
 from i2v.rest.answers import JobAnswer, JobsAnswer, job_answer
 from i2v.rest.events import next_revision, stream
@@ -153,7 +154,7 @@ class JobEndpoints:
 
     def poster(self, job_id: str) -> FileResponse:
         """Fetch a picture of the finished clip."""
-        path = self._found(job_id).picture("poster.jpg")
+        path = if_there(self._found(job_id).folder.poster)
         if path is None:
             raise Refusal(404, "the job has no poster yet", "Wait until it is done.")
         return FileResponse(path, media_type="image/jpeg")

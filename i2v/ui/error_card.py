@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from i2v.errors import I2VError, InputError, ModelFilesError, NotFiniteError, OutOfMemoryError, StorageError
+from i2v.jobs.folder import if_there
 from i2v.memory.ladder import Ladder
 from i2v.memory.suggestions import Suggestion
 from i2v.service import Service, Snapshot
@@ -19,7 +20,6 @@ from i2v.ui.run_words import step_down_sentence
 __all__ = ["error_card", "refusal_card"]
 
 _MOST_OFFERS = 2
-_LATENTS = "latents.safetensors"
 Action = dict[str, Any]
 
 
@@ -28,7 +28,7 @@ def error_card(service: Service, snapshot: Snapshot, language: Language) -> dict
     stored = snapshot.job.error or {"message": "the job could not be run"}
     error = I2VError.from_dict(stored)
     did = [step_down_sentence(step, language) for step in stored.get("step_downs", [])]
-    if (snapshot.folder / _LATENTS).is_file():
+    if if_there(snapshot.folder.latents):
         did.append(language.say("The finished latents were kept, so Try again starts at making the frames."))
     return _card(error, language) | {"did": did, "actions": _actions(service, error, snapshot.job.request, language)}
 

@@ -69,9 +69,9 @@ def build_panel(service: Service) -> gr.HTML:
         if snapshot is None:
             raise InputError("that job is no longer there")
         if not snapshot.frames_ready:
-            return {"preview": _data_uri(snapshot.folder / "preview.webp"), "frames": []}
+            return {"preview": _data_uri(snapshot.folder.preview), "frames": []}
         numbers = range(asked.have, min(snapshot.frames_ready, asked.have + _MOST_FRAMES))
-        return {"frames": [_data_uri(snapshot.frames_folder / f"{number:05d}.jpg") for number in numbers]}
+        return {"frames": [_data_uri(snapshot.folder.frame(number)) for number in numbers]}
 
     calls = (checked_call("pictures", _Pictures, pictures),)
     return build_drawn("panel", {}, "panel", calls=calls, scripts=("panel_chart", "panel_film"))

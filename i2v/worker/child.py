@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from i2v.errors import GenerationError, I2VError, InputError, OutOfMemoryError, StorageError
+from i2v.jobs.folder import JobFolder
 from i2v.log_file import LogFile
 from i2v.machine import devices
 from i2v.memory.forecast.experience import Experience
@@ -117,7 +118,9 @@ class Worker:
         try:
             request = GenerationRequest.model_validate_json(message["request"])
             experience = Experience.from_message(message["experience"])
-            spec = RunSpec(job_id, attempt, request, Path(message["home"]), Path(message["folder"]), experience)
+            spec = RunSpec(
+                job_id, attempt, request, Path(message["home"]), JobFolder(Path(message["folder"])), experience
+            )
             result = engine.run(spec, report, lambda: run in self._cancelled, lambda: run in self._kept)
         except I2VError as error:
             _log.info("ended: %s", type(error).__name__)

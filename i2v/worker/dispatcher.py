@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from i2v.errors import Cancelled, I2VError, StorageError, WorkerDiedError
+from i2v.jobs.folder import JobFolder
 from i2v.jobs.model import Job, JobState
 from i2v.jobs.store import JobStore
 from i2v.machine import devices
@@ -26,10 +27,9 @@ from i2v.worker.past_runs import past_experience
 from i2v.worker.protocol import Event
 from i2v.worker.totals import RunTotals
 
-__all__ = ["FRAMES_FOLDER", "Dispatcher", "LiveJob"]
+__all__ = ["Dispatcher", "LiveJob"]
 
 _log = logging.getLogger(__name__)
-FRAMES_FOLDER = "frames"  # in the folder of a job that runs; engine/frame_files.py fills it
 _POLL_S, _IDLE_POLL_S = 0.1, 0.4  # whoever queues a job in this process wakes the dispatcher
 _RECORD_S = 0.5  # progress goes to the store at most this often, and at every change of stage
 _CANCEL_GRACE_S = 30.0
@@ -158,7 +158,8 @@ class Dispatcher:
         result: dict[str, Any] | None = None,
         error: dict[str, Any] | None = None,
     ) -> None:
-        shutil.rmtree(self._settings.job_folder(job.id) / FRAMES_FOLDER, ignore_errors=True)  # if the worker was killed
+        frames = JobFolder(self._settings.job_folder(job.id)).frames
+        shutil.rmtree(frames, ignore_errors=True)  # if the worker was killed
         for pause_s in (1.0, 5.0, 30.0, 0.0):  # a locked or full disk may recover; the result must not be lost
             try:
                 taken = self._store.finish(job.id, job.attempt, state, result, error)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from i2v.engine.run import Engine, RunSpec
+from i2v.jobs.folder import JobFolder
 from i2v.media.image import load_picture, save_png
 from i2v.media.video import read_frames
 from i2v.request import build_request
@@ -22,7 +23,7 @@ def frames_in(folder: Path, photo: Path, precision: str) -> tuple[np.ndarray, di
     save_png(picture, folder / "picture.png")
     values = {"prompt": "the camera pans left", "seed": 3, "precision": precision, "width": 256, "height": 168}
     request = build_request(values, picture.size)
-    result = Engine().run(RunSpec("f" * 16, 1, request, folder, folder), lambda *_: None, lambda: False)
+    result = Engine().run(RunSpec("f" * 16, 1, request, folder, JobFolder(folder)), lambda *_: None, lambda: False)
     return np.stack(list(read_frames(folder / result["files"]["mp4"]))).astype(float), result
 
 

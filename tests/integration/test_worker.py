@@ -88,9 +88,9 @@ def test_a_job_becomes_a_video_that_says_what_it_is(service: Service, photo: Pat
     assert result["peak_bytes"] > 50 << 20
     assert done.samples
     assert "denoise" in stages
-    assert done.picture("poster.jpg")
-    assert not list(done.folder.glob("*.part"))
-    assert not (done.folder / "latents.safetensors").exists()
+    assert done.folder.poster.is_file()
+    assert not list(done.folder.path.glob("*.part"))
+    assert not done.folder.latents.exists()
 
 
 def test_the_same_seed_gives_the_same_frames_in_another_process(service: Service, photo: Path) -> None:
@@ -111,7 +111,7 @@ def test_cancel_takes_effect_within_a_step_and_the_worker_goes_on(service: Servi
     done = finished(service, job.id)
     assert done.job.state is JobState.CANCELLED
     assert done.progress["step"] < 90
-    assert not list(done.folder.glob("*.mp4*"))
+    assert not list(done.folder.path.glob("*.mp4*"))
     assert finished(service, service.submit(SMALL, photo).id).job.state is JobState.DONE
     assert worker_pid(service) == pid
 
@@ -130,8 +130,8 @@ def test_stop_and_keep_while_denoising_gives_a_whole_video_at_once(service: Serv
     mp4 = done.file()
     assert mp4
     assert [frame.shape for frame in read_frames(mp4)] == [(64, 96, 3)] * 12
-    assert done.picture("last.png")
-    assert (done.frames_ready, done.frames_folder.exists()) == (0, False)
+    assert done.folder.last.is_file()
+    assert (done.frames_ready, done.folder.frames.exists()) == (0, False)
     stages = [stage["stage"] for stage in result["stages"]]
     assert stages == ["load", "encode", "denoise", "decode"]
     starts = [stage["t_s"] for stage in result["stages"]]
@@ -143,13 +143,13 @@ def test_stop_and_keep_while_denoising_gives_a_whole_video_at_once(service: Serv
     assert service.cancel(long.id).state is JobState.CANCELLING, "a person may still change their mind"
     cancelled = finished(service, long.id)
     assert cancelled.job.state is JobState.CANCELLED
-    assert not cancelled.frames_folder.exists()
+    assert not cancelled.folder.frames.exists()
 
 
 def test_stop_and_keep_while_decoding_ends_the_video_and_another_process_may_ask(service: Service, photo: Path) -> None:
     job = service.submit(SMALL | {"width": 768, "height": 512, "num_frames": 80, "num_inference_steps": 1}, photo)
     ready = wait_until(lambda: (s := service.snapshot(job.id)) and s.frames_ready >= 3 and s)
-    assert len(list(ready.frames_folder.glob("*.jpg"))) >= ready.frames_ready
+    assert len(list(ready.folder.frames.glob("*.jpg"))) >= ready.frames_ready
     other = Service(service.settings, runner="cli:0")  # never started: it only asks
     assert other.stop_and_keep(job.id).state is JobState.STOPPING
     other.close()

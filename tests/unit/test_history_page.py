@@ -11,6 +11,7 @@ import gradio as gr
 import pytest
 
 from i2v.errors import UnknownJobError
+from i2v.jobs.folder import JobFolder
 from i2v.jobs.model import Job, JobState
 from i2v.service import Service, Snapshot
 from i2v.ui.compare import compare_jobs
@@ -52,7 +53,7 @@ def snapshot(folder: Path, state: JobState = JobState.DONE, runner: str = "web",
         started_at=1001.0,
         finished_at=1003.5 if state is JobState.DONE else None,
     )
-    return Snapshot(job, None, None, folder)
+    return Snapshot(job, None, None, JobFolder(folder))
 
 
 def browser(language: str = "en") -> gr.Request:

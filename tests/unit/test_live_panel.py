@@ -20,6 +20,7 @@ from i2v.errors import (
     OutOfMemoryError,
     StorageError,
 )
+from i2v.jobs.folder import JobFolder
 from i2v.jobs.model import Job, JobState
 from i2v.request import build_request
 from i2v.service import Service, Snapshot
@@ -49,7 +50,7 @@ def snapshot(folder: Path, state: JobState, live: LiveJob | None = None, **job: 
     known: dict[str, Any] = {"error": None, "result": None, "progress": {}} | job
     progress, error, result = known["progress"], known["error"], known["result"]
     made = Job(JOB_ID, state, 1, request, "cat.png", "web", None, None, progress, error, result, False, 0.0, 0.0, 0.0)
-    return Snapshot(made, live, 2 if state is JobState.QUEUED else None, folder)
+    return Snapshot(made, live, 2 if state is JobState.QUEUED else None, JobFolder(folder))
 
 
 def running(folder: Path, seconds: int, stage: str = "denoise", state: JobState = JobState.RUNNING) -> Snapshot:
@@ -173,9 +174,9 @@ def test_a_tab_gets_the_preview_then_the_frames_that_it_has_not(
     (tmp_path / "preview.webp").write_bytes(b"x")
     assert part.pictures(asked, None)["preview"] == "data:image/webp;base64,eA=="
     now.live.progress |= {"stage": "decode", "step": 30}
-    now.frames_folder.mkdir()
+    now.folder.frames.mkdir()
     for number in range(30):
-        (now.frames_folder / f"{number:05d}.jpg").write_bytes(b"x")
+        (now.folder.frame(number)).write_bytes(b"x")
     assert len(part.pictures(asked, None)["frames"]) == 16
     assert part.pictures(asked | {"have": 28}, None)["frames"] == ["data:image/jpeg;base64,eA=="] * 2
     assert part.pictures(asked | {"have": 99}, None)["frames"] == []

@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 
 from i2v import errors
 from i2v.errors import I2VError, InputError, StorageError
+from i2v.jobs.folder import JobFolder
 from i2v.jobs.model import Job, JobState
 from i2v.machine.devices import Gpu
 from i2v.request import GenerationRequest
@@ -50,7 +51,7 @@ JOB = Job(
 
 
 def answer(**changes: Any) -> JobAnswer:
-    return job_answer(Snapshot(replace(JOB, **changes), None, None, Path("/nowhere")))
+    return job_answer(Snapshot(replace(JOB, **changes), None, None, JobFolder(Path("/nowhere"))))
 
 
 @pytest.fixture

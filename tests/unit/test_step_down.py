@@ -17,6 +17,7 @@ from i2v.engine.memory_watch import MemorySample, MemoryWatch
 from i2v.engine.one_run import OneRun
 from i2v.engine.run import Engine, RunSpec
 from i2v.errors import OutOfMemoryError
+from i2v.jobs.folder import JobFolder
 from i2v.memory.forecast.peaks import Forecast
 from i2v.memory.knobs import FRAME_CHUNKS, PARKED_SKIPS, VAE_BANDS
 from i2v.memory.ladder import Rung
@@ -68,7 +69,7 @@ class Watched:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.latents: torch.Tensor | None = None
         nothing = Forecast({}, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, None)
-        spec = RunSpec("0" * 16, 1, request, folder, folder)
+        spec = RunSpec("0" * 16, 1, request, folder, JobFolder(folder))
         self.run = OneRun(spec, Rung(plan, nothing, True, True), self._see, lambda: False, {})
         self.run.pipeline = pipeline
         pipeline.arrange(plan)

@@ -20,6 +20,7 @@ from i2v.engine.checkpoint import load_latents
 from i2v.engine.frame_files import FrameFiles
 from i2v.engine.run import Engine, RunSpec
 from i2v.errors import Cancelled, OutOfMemoryError
+from i2v.jobs.folder import JobFolder
 from i2v.media.formats import read_request
 from i2v.media.video import read_frames
 from i2v.memory.forecast.experience import RunRecord
@@ -59,7 +60,7 @@ def progress_of(events: Events) -> list[dict[str, Any]]:
 
 
 def frames_of(spec: RunSpec, result: dict[str, Any]) -> list[np.ndarray]:
-    return list(read_frames(spec.folder / result["files"]["mp4"]))
+    return list(read_frames(spec.folder.path / result["files"]["mp4"]))
 
 
 @pytest.mark.parametrize(("stage", "asked", "step"), [("load", 0, 1), ("denoise", 0, 1), ("denoise", 3, 3)])
@@ -73,7 +74,7 @@ def test_stopped_while_denoising_gives_all_frames_of_the_latest_finished_step(
     assert progress_of(events)[-1] | {"elapsed_s": 0, "per_second": 0} == {
         "stage": "decode", "step": 5, "total": 5, "fraction": 1.0, "eta_s": 0.0, "elapsed_s": 0, "per_second": 0,
     }  # fmt: skip
-    assert read_request(spec.folder / result["files"]["mp4"])["stopped"] == result["stopped"]
+    assert read_request(spec.folder.path / result["files"]["mp4"])["stopped"] == result["stopped"]
 
 
 def test_what_is_decoded_is_the_clean_estimate_and_no_noise(
@@ -114,7 +115,7 @@ def test_stopped_while_decoding_keeps_the_frames_so_far_and_at_least_two(
     kept = frames_of(spec, result)
     assert result["num_frames"] == len(kept) == frames
     assert all(np.abs(a.astype(int) - b).mean() < 2 for a, b in zip(kept, every, strict=False))
-    with Image.open(spec.folder / result["files"]["gif"]) as gif:
+    with Image.open(spec.folder.path / result["files"]["gif"]) as gif:
         assert gif.n_frames == frames  # type: ignore[attr-defined]
     last = progress_of(events)[-1]
     assert (last["step"], last["total"], last["fraction"], last["eta_s"]) == (frames, frames, 1.0, 0.0)
@@ -140,8 +141,8 @@ def test_a_retry_of_a_run_that_was_stopped_denoises_anew(
     monkeypatch.setattr(Pipeline, "decode", broken)
     with pytest.raises(RuntimeError, match="pretended"):
         stopped_at(engine, spec, "denoise", 2)
-    assert load_latents(spec.checkpoint, spec.request) is None
-    assert not spec.checkpoint.exists()
+    assert load_latents(spec.folder.latents, spec.request) is None
+    assert not spec.folder.latents.exists()
     monkeypatch.setattr(Pipeline, "decode", decode)
     again, events = stopped_at(engine, spec, "never", 0)
     assert "stopped" not in again
@@ -157,7 +158,7 @@ def test_a_stopped_run_can_still_be_cancelled(engine: Engine, spec: RunSpec) -> 
             lambda: has_reached(events, "decode", 2),
             lambda: has_reached(events, "denoise", 2),
         )
-    left = {path.name for path in spec.folder.iterdir()}
+    left = {path.name for path in spec.folder.path.iterdir()}
     assert left <= {"picture.png", "preview.webp", "poster.jpg"}
 
 
@@ -185,7 +186,7 @@ def test_each_frame_is_there_small_while_the_rest_decodes_and_gone_at_the_end(
     engine: Engine, tmp_path: Path, photo: Path
 ) -> None:
     spec = make_spec(tmp_path, photo, width=512, height=320, num_frames=3, num_inference_steps=1)
-    folder, seen = spec.folder / "frames", []
+    folder, seen = spec.folder.path / "frames", []
     folder.mkdir()
     (folder / "00099.jpg").write_bytes(b"stale")
 
@@ -206,13 +207,13 @@ def test_frames_are_gone_after_a_run_that_was_cancelled(engine: Engine, spec: Ru
     events: Events = []
     with pytest.raises(Cancelled):
         engine.run(spec, lambda kind, data: events.append((kind, data)), lambda: has_reached(events, "decode", 2))
-    assert not (spec.folder / "frames").exists()
+    assert not (spec.folder.path / "frames").exists()
 
 
 def test_a_run_goes_on_when_frames_cannot_be_shown(
     engine: Engine, spec: RunSpec, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (spec.folder / "frames").write_text("in the way")
+    (spec.folder.path / "frames").write_text("in the way")
     result = watched(engine, spec, lambda _: None)
     assert len(frames_of(spec, result)) == 5
     assert sum("cannot be shown" in record.getMessage() for record in caplog.records) == 1
@@ -220,7 +221,7 @@ def test_a_run_goes_on_when_frames_cannot_be_shown(
 
 def test_a_small_frame_keeps_its_colours(tmp_path: Path) -> None:
     frame = np.full((600, 1000, 3), (200, 60, 20), np.uint8)
-    with FrameFiles(tmp_path) as files:
+    with FrameFiles(JobFolder(tmp_path)) as files:
         files.write(7, frame)
         with Image.open(tmp_path / "frames" / "00007.jpg") as small:
             assert small.size == (333, 200)
@@ -230,9 +231,9 @@ def test_a_small_frame_keeps_its_colours(tmp_path: Path) -> None:
 def test_the_last_frame_is_kept_without_loss(engine: Engine, tmp_path: Path, photo: Path) -> None:
     spec = make_spec(tmp_path, photo, formats=("png",), num_inference_steps=1)
     result, _ = stopped_at(engine, spec, "decode", 3)
-    with zipfile.ZipFile(spec.folder / result["files"]["png"]) as archive:
+    with zipfile.ZipFile(spec.folder.path / result["files"]["png"]) as archive:
         wanted = np.asarray(Image.open(io.BytesIO(archive.read("frame_0003.png"))))
-    with Image.open(spec.folder / "last.png") as last:
+    with Image.open(spec.folder.path / "last.png") as last:
         assert np.array_equal(np.asarray(last), wanted)
 
 
