@@ -276,7 +276,7 @@ engine, seconds = Engine(), []
 engine.run(RunSpec("warm", 1, request, folder, JobFolder(folder)), lambda *_: None, lambda: False)
 for line in sys.stdin:
     result = engine.run(RunSpec("bench", 1, request, folder, JobFolder(folder)), lambda *_: None, lambda: False)
-    print(json.dumps(result["seconds"]), flush=True)
+    print(json.dumps(result.seconds), flush=True)
 """
 
 

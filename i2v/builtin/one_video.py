@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,6 +20,7 @@ from i2v.builtin.photographs import portrait
 from i2v.builtin.signals import Signals, parallax_of, shown, signals_of
 from i2v.builtin.trials import Ask
 from i2v.engine.run import Engine, RunSpec
+from i2v.jobs.events import RunEvent
 from i2v.jobs.folder import JobFolder
 from i2v.media.image import fit_picture, save_png
 from i2v.media.video import read_frames
@@ -76,14 +76,21 @@ class VideoMaker:
         began = time.monotonic()
         result = self._engine.run(RunSpec("evaluate", 1, request, self._folder.path, self._folder), _ignore, _never)
         seconds = time.monotonic() - began
-        path = self._folder.file(result["files"]["mp4"])
+        path = self._folder.file(result.files["mp4"])
         frames = list(read_frames(path))
         path.unlink()
-        outcome = _measured(ask, frames, fit_picture(picture, *size), request.fps, seconds, result["stage_seconds"])
+        outcome = _measured(
+            ask,
+            frames,
+            fit_picture(picture, *size),
+            request.fps,
+            seconds,
+            {stage.value: s for stage, s in result.stage_seconds.items()},
+        )
         return outcome, frames
 
 
-def _ignore(kind: str, fields: dict[str, Any]) -> None:
+def _ignore(event: RunEvent) -> None:
     """Take an event of a run that nobody watches."""
 
 

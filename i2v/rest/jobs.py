@@ -149,7 +149,7 @@ class JobEndpoints:
             return _download(path, _TYPES.get(kind, "application/octet-stream"))
         if not snapshot.is_over:
             raise Refusal(409, f"the job is {snapshot.job.state}, and has no files yet", "Wait until it is done.")
-        present = [name for name in (snapshot.job.result or {}).get("files", {}) if snapshot.file(name)]
+        present = [name for name in snapshot.result.files if snapshot.file(name)]
         raise Refusal(404, "the job has no such file", f"It has: {', '.join(present) or 'none'}.")
 
     def poster(self, job_id: str) -> FileResponse:

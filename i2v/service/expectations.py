@@ -57,12 +57,12 @@ class Outlook:
     def _left_s(self, job: Job) -> float | None:
         """Return what a running job has left: by its own report, else by what such a job takes."""
         reported = self._live_eta_s(job.id)
-        if reported is None:
-            reported = job.progress.get("eta_s")
+        if reported is None and job.progress:
+            reported = job.progress.eta_s
         if reported is not None:
-            return max(0.0, float(reported))
-        likely = self._likely_s(job)
-        return None if likely is None else max(0.0, likely - float(job.progress.get("elapsed_s") or 0.0))
+            return max(0.0, reported)
+        likely, elapsed = self._likely_s(job), job.progress.elapsed_s if job.progress else 0.0
+        return None if likely is None else max(0.0, likely - elapsed)
 
     def _likely_s(self, job: Job) -> float | None:
         now = time.monotonic()

@@ -189,7 +189,7 @@ class Library:
         return video
 
     def _file(self, job: Job, kind: str) -> Path | None:
-        name = ((job.result or {}).get("files") or {}).get(kind)
+        name = job.result.files.get(kind) if job.result else None
         return if_there(self._folder(job).file(name)) if name else None
 
     def _folder(self, job: Job) -> JobFolder:

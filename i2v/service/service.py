@@ -9,14 +9,16 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from i2v.errors import InputError, ModelFilesError, StorageError, UnknownJobError
+from i2v.jobs.events import Progress
 from i2v.jobs.folder import JobFolder, if_there
 from i2v.jobs.model import TERMINAL, Job, JobState
+from i2v.jobs.result import ForecastNote, MemorySample, PlanNote, RunResult, Stage, StageBegan, StepDown
 from i2v.jobs.store import JobStore
 from i2v.log_file import LogFile
 from i2v.machine import devices
@@ -56,24 +58,53 @@ class Snapshot:
         return self.job.state in TERMINAL
 
     @property
-    def progress(self) -> dict[str, Any]:
-        return (self.live.progress if self.live else None) or self.job.progress or {}
+    def progress(self) -> Progress | None:
+        return (self.live.progress if self.live else None) or self.job.progress
 
     @property
-    def samples(self) -> list[dict[str, Any]]:
+    def result(self) -> RunResult:
+        """What the job ended with; one without a word where it has no result."""
+        return self.job.result or RunResult()
+
+    # Of the run, while it goes on in this process and afterwards
+
+    @property
+    def plan(self) -> PlanNote | None:
         if self.live:
-            return list(self.live.samples)
-        return list((self.job.result or {}).get("samples", []))
+            return self.live.planned.plan if self.live.planned else None
+        return self.result.plan
+
+    @property
+    def forecast(self) -> ForecastNote | None:
+        if self.live:
+            return self.live.planned.forecast if self.live.planned else None
+        return self.result.forecast
+
+    @property
+    def samples(self) -> Sequence[MemorySample]:
+        return list(self.live.samples) if self.live else self.result.samples
+
+    @property
+    def stages(self) -> Sequence[StageBegan]:
+        return list(self.live.stages) if self.live else self.result.stages
+
+    @property
+    def step_downs(self) -> Sequence[StepDown]:
+        return list(self.live.step_downs) if self.live else self.result.step_downs
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        return list(self.live.warnings) if self.live else self.result.warnings
 
     @property
     def frames_ready(self) -> int:
         """How many small frames are in the folder; 0 when the run is over. One that failed to be written may lack."""
         progress = self.progress
-        return int(progress["step"]) if not self.is_over and progress.get("stage") == "decode" else 0
+        return progress.step if progress and progress.stage is Stage.DECODE and not self.is_over else 0
 
     def file(self, kind: str = "mp4") -> Path | None:
         """A finished file of the job, if it is there."""
-        name = ((self.job.result or {}).get("files") or {}).get(kind)
+        name = self.result.files.get(kind)
         return if_there(self.folder.file(name)) if name else None
 
 
@@ -307,7 +338,7 @@ class Service:
 
     def _live_eta_s(self, job_id: str) -> float | None:
         live = self._dispatcher.live(job_id)
-        return live.progress.get("eta_s") if live else None
+        return live.progress.eta_s if live and live.progress else None
 
     def counts(self) -> Counts:
         """Return what is counted for those who watch over i2v."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from i2v.errors import I2VError, InputError, ModelFilesError, NotFiniteError, OutOfMemoryError, StorageError
 from i2v.jobs.folder import if_there
+from i2v.jobs.result import ErrorNote
 from i2v.memory.ladder import Ladder
 from i2v.memory.suggestions import Suggestion
 from i2v.service import Service, Snapshot
@@ -25,9 +26,9 @@ Action = dict[str, Any]
 
 def error_card(service: Service, snapshot: Snapshot, language: Language) -> dict[str, Any]:
     """Return the card of a failed job."""
-    stored = snapshot.job.error or {"message": "the job could not be run"}
-    error = I2VError.from_dict(stored)
-    did = [step_down_sentence(step, language) for step in stored.get("step_downs", [])]
+    stored = snapshot.job.error or ErrorNote()
+    error = stored.to_error()
+    did = [step_down_sentence(step, language) for step in stored.step_downs]
     if if_there(snapshot.folder.latents):
         did.append(language.say("The finished latents were kept, so Try again starts at making the frames."))
     return _card(error, language) | {"did": did, "actions": _actions(service, error, snapshot.job.request, language)}

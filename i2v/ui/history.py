@@ -89,7 +89,8 @@ class _History:
 def history_card(snapshot: Snapshot, language: Language) -> dict[str, Any]:
     """Return what a card shows. `picture` is what the video begins with where there is no video yet, or never."""
     job, request = snapshot.job, snapshot.job.request
-    is_done = job.state is JobState.DONE
+    is_done, progress = job.state is JobState.DONE, snapshot.progress
+    fraction = progress.fraction if progress else 0.0
     poster = if_there(snapshot.folder.poster) if is_done else None
     return {
         "id": job.id,
@@ -105,7 +106,7 @@ def history_card(snapshot: Snapshot, language: Language) -> dict[str, Any]:
         "frames": request.get("num_frames"),
         "created_at": job.created_at,
         "took_s": job.took_s if is_done else None,
-        "percent": round(100 * snapshot.progress.get("fraction", 0.0)) if job.state is JobState.RUNNING else None,
+        "percent": round(100 * fraction) if job.state is JobState.RUNNING else None,
         "favourite": job.favourite,
         "from_command_line": job.runner.startswith("cli"),
     }

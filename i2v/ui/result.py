@@ -59,7 +59,7 @@ def result_box(service: Service, snapshot: Snapshot, language: Language) -> dict
         "job": job.id,
         "state": job.state.value,
         "prompt": job.prompt,
-        "facts": run_facts(job.request, job.result or {}, language),
+        "facts": run_facts(job.request, snapshot.result, language),
         "settings": json.dumps({k: v for k, v in job.request.items() if k not in _OWN}, ensure_ascii=False, indent=1),
         "size": [job.request["width"], job.request["height"]],
         "favourite": job.favourite,

@@ -20,6 +20,7 @@ from PIL import Image
 from i2v.errors import InputError, StorageError, UnknownJobError
 from i2v.jobs.folder import JobFolder
 from i2v.jobs.model import Job, JobState
+from i2v.jobs.result import RunResult
 from i2v.jobs.store import JobStore
 from i2v.media.formats import open_writer, read_request
 from i2v.media.image import load_picture, picture_sha256, save_png
@@ -91,7 +92,7 @@ def add_job(store: JobStore, settings: Settings, picture: Path | None = None, **
             writer.write(frame)
     claimed = store.claim("web", os.getpid(), 1.0)
     assert claimed
-    store.finish(job.id, 1, JobState.DONE, {"files": {"mp4": name}, "file_bytes": {"mp4": 1}})
+    store.finish(job.id, 1, JobState.DONE, RunResult(files={"mp4": name}, file_bytes={"mp4": 1}))
     return snapshot(store, settings, job.id).job
 
 

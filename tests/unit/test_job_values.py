@@ -15,14 +15,20 @@ from i2v.jobs.result import ErrorNote, MemorySample, Note, PlanNote, RunResult, 
 from i2v.jobs.stored import read_stored
 from tests.integration.past_jobs import STEP_DOWN, run_result
 
-SAMPLE = {"kind": "ram", "t_s": 0.5, "allocated_bytes": 7, "reserved_bytes": 7, "peak_bytes": 9}
+SAMPLE: dict[str, Any] = {"kind": "ram", "t_s": 0.5, "allocated_bytes": 7, "reserved_bytes": 7, "peak_bytes": 9}
 SAMPLE |= {"device_used_bytes": 80, "device_total_bytes": 100}
-FORECAST = {"peak_vram_bytes": 0, "peak_ram_bytes": 900, "comparable_bytes": 900, "counted_bytes": 700}
+FORECAST: dict[str, Any] = {"peak_vram_bytes": 0, "peak_ram_bytes": 900, "comparable_bytes": 900, "counted_bytes": 700}
 FORECAST |= {"operations": 1e9, "pixels": 4096, "seconds": 3.5}
-PLAN = {"name": "resident", "device": "cpu", "precision": "fp32", "compute": "fp32", "weights": "resident"}
+PLAN: dict[str, Any] = {
+    "name": "resident",
+    "device": "cpu",
+    "precision": "fp32",
+    "compute": "fp32",
+    "weights": "resident",
+}
 PLAN |= {"frames": None, "parks_skips": False, "vae_rows": None, "reason": "fp32: it fits.", "exact": True}
 PLAN |= {"words": "fp32, whole clip at once, weights resident"}
-FIRST = {  # as the first draft wrote it: no forecast, a plan of four values
+FIRST: dict[str, Any] = {  # as the first draft wrote it: no forecast, a plan of four values
     "files": {"mp4": "i2v-01234567.mp4"},
     "file_bytes": {"mp4": 12},
     "seconds": 2.5,
@@ -34,7 +40,7 @@ FIRST = {  # as the first draft wrote it: no forecast, a plan of four values
     "weights_bytes": 200,
     "samples": [SAMPLE],
 }
-FORESEEN = FIRST | {  # with plans and forecasts, which did not yet count their bytes
+FORESEEN: dict[str, Any] = FIRST | {  # with plans and forecasts, which did not yet count their bytes
     "plan": PLAN | {"frames": 8, "parks_skips": True, "vae_rows": 32},
     "forecast": {name: value for name, value in FORECAST.items() if name != "counted_bytes"},
     "step_downs": [STEP_DOWN],
@@ -42,7 +48,7 @@ FORESEEN = FIRST | {  # with plans and forecasts, which did not yet count their 
     "weights": {"precision": "fp32", "total_bytes": 200, "bytes_by_dtype": {"float32": 200}}
     | {"quantised_share": 1.0, "sentence": "denoiser: 0.00 GiB of weights, 100 % as fp32"},
 }
-STOPPED = FORESEEN | {  # with what was there kept, and when each stage began
+STOPPED: dict[str, Any] = FORESEEN | {  # with what was there kept, and when each stage began
     "stopped": {"stage": "decode", "step": 3, "total": 12},
     "num_frames": 3,
     "forecast": FORECAST,
@@ -124,7 +130,7 @@ def test_an_error_keeps_its_keys_and_comes_back_as_what_it_was() -> None:
 def test_a_value_is_strict_and_cannot_be_changed() -> None:
     sample = MemorySample.model_validate(SAMPLE)
     with pytest.raises(ValidationError):
-        sample.t_s = 1.0  # type: ignore[misc]
+        sample.t_s = 1.0
     with pytest.raises(ValidationError):
         MemorySample.model_validate(SAMPLE | {"extra": 1})
     assert PlanNote.model_validate(PLAN | {"knobs": [1]}).to_json() == PLAN | {"knobs": [1]}
