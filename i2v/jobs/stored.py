@@ -51,4 +51,7 @@ def _take_out(values: Any, place: Place) -> None:
     *way, last = place
     for step in way:
         values = values[step]
-    del values[last]
+    if isinstance(values, dict):
+        values.pop(last, None)
+    else:
+        del values[last]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Literal
+from enum import StrEnum
 
 from pydantic import ValidationError
 
@@ -18,9 +18,16 @@ from i2v.worker.forecaster import Forecaster
 
 __all__ = ["Fit", "Outlook", "memory_that_decides", "verdict"]
 
-Fit = Literal["fits", "tight", "too_big"]
 _TIGHT_SHARE = 0.85  # of the free memory; above it a fit is called tight
 _FRESH_S = 20.0
+
+
+class Fit(StrEnum):
+    """Whether a model or a request fits this machine."""
+
+    FITS = "fits"
+    TIGHT = "tight"
+    TOO_BIG = "too_big"
 
 
 class Outlook:
@@ -82,11 +89,11 @@ class Outlook:
 
 
 def verdict(ladder: Ladder) -> Fit:
-    """Say whether a request fits: "tight" when little of the memory that decides would be left."""
+    """Say whether a request fits: tight when little of the memory that decides would be left."""
     if ladder.chosen is None:
-        return "too_big"
+        return Fit.TOO_BIG
     peak, free, _ = memory_that_decides(ladder, ladder.chosen)
-    return "tight" if peak > _TIGHT_SHARE * free else "fits"
+    return Fit.TIGHT if peak > _TIGHT_SHARE * free else Fit.FITS
 
 
 def memory_that_decides(ladder: Ladder, rung: Rung) -> tuple[int, int, str]:
