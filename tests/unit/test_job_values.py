@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +15,18 @@ from pydantic import ValidationError
 
 from i2v.errors import Cancelled, InputError, OutOfMemoryError
 from i2v.jobs.events import EVENTS, Progress
+from i2v.jobs.model import JobState
 from i2v.jobs.result import ErrorNote, MemorySample, Note, PlanNote, RunResult, StepDown
 from i2v.jobs.stored import read_stored
+from i2v.request import build_request
+from i2v.rest.answers import job_answer
+from i2v.service import Service
+from i2v.settings import Settings
+from i2v.ui.compare import compare_jobs
+from i2v.ui.history import history_card
+from i2v.ui.language import ENGLISH
+from i2v.ui.panel import Seen, job_panel
+from i2v.ui.result import result_box
 from tests.integration.past_jobs import STEP_DOWN, run_result
 
 SAMPLE: dict[str, Any] = {"kind": "ram", "t_s": 0.5, "allocated_bytes": 7, "reserved_bytes": 7, "peak_bytes": 9}
@@ -64,6 +78,41 @@ def test_a_result_of_any_version_loads_and_is_written_as_it_was(written: dict[st
     assert result.to_json() == written == before
     assert result.files == written.get("files", {})
     assert result.seconds == written.get("seconds")
+
+
+@pytest.mark.parametrize("written", [FIRST, FORESEEN, STOPPED, STOPPED | {"later": [1]}, {"files": {}}, {}])
+def test_a_result_of_any_version_in_the_database_is_shown_by_every_face(home: Path, written: dict[str, Any]) -> None:
+    service = Service(Settings.from_environment())
+    request = build_request({"prompt": "zoom in", "seed": 1}, (64, 64)).model_dump(mode="json")
+    job = service._store.submit(request, "a.png", "web")
+    assert service._store.claim("web", os.getpid(), 1.0)
+    assert service._store.finish(job.id, 1, JobState.DONE)
+    with closing(sqlite3.connect(service.settings.database)) as database, database:
+        database.execute("UPDATE jobs SET result = ?", (json.dumps(written),))
+    service._store.add_file(job.id, "gif", "a.gif", 5)
+    snapshot = service.snapshot(job.id)
+    assert snapshot
+    told = job_answer(snapshot)
+    shown = {"num_frames", "seconds", "stage_seconds", "peak_bytes", "peak_kind", "frames_sha256", "forecast"}
+    shown |= {"stopped", "weights", "weights_bytes", "stages"}
+    assert (told.result or {}) == {name: value for name, value in written.items() if name in shown}
+    assert (told.plan, told.memory and told.memory.to_json()) == (
+        written.get("plan"),
+        written.get("samples", [None])[-1],
+    )
+    panel, _ = job_panel(service, snapshot, Seen(), ENGLISH)
+    assert panel["memory"]["points"] == ([[0.5, 0.0, 0.0, 0.0]] if written.get("samples") else [])
+    facts = result_box(service, snapshot, ENGLISH)["facts"]
+    assert ("2.5 s" in facts) == ("seconds" in written)
+    assert history_card(snapshot, ENGLISH)["state"] == "done"
+    assert compare_jobs(snapshot, snapshot, ENGLISH)["a"]["peak_bytes"] == written.get("peak_bytes")
+    with closing(sqlite3.connect(service.settings.database)) as database:
+        ((kept,),) = database.execute("SELECT result FROM jobs")
+    assert json.loads(kept) == written | {
+        "files": written.get("files", {}) | {"gif": "a.gif"},
+        "file_bytes": written.get("file_bytes", {}) | {"gif": 5},
+    }, "what this version does not know is not lost when a file is added"
+    service.close()
 
 
 def test_what_a_result_lacks_has_its_default() -> None:
