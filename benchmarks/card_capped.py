@@ -21,6 +21,7 @@ from i2v.engine.doors import Doors, free_cached_memory, is_out_of_memory, with_l
 from i2v.engine.one_run import OneRun
 from i2v.engine.run import RunSpec
 from i2v.errors import I2VError
+from i2v.jobs.folder import JobFolder
 from i2v.machine import devices
 from i2v.memory.forecast.forms import ModelForms
 from i2v.memory.ladder import Ladder
@@ -69,7 +70,7 @@ def _row(cap: Cap, ladder: Ladder, pipeline: ImageToVideo, meter: Meter) -> dict
     request, rung = ladder.request, ladder.chosen or ladder.smallest  # as the engine does
     plan = replace(rung.plan, device=meter.device)
     nowhere = Path()
-    spec = RunSpec("0" * 16, 1, request, nowhere, nowhere)
+    spec = RunSpec("0" * 16, 1, request, nowhere, JobFolder(nowhere))
     run = OneRun(spec, replace(rung, plan=plan), lambda *_: None, lambda: False, {})
     steps_down: list[str] = []
 

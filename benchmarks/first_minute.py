@@ -18,6 +18,7 @@ from PIL import Image
 
 from benchmarks.served import serve
 from i2v.engine.run import Engine, RunSpec
+from i2v.jobs.folder import JobFolder
 from i2v.media.formats import open_writer
 from i2v.media.image import fit_picture, load_picture, save_png
 from i2v.request import build_request
@@ -35,12 +36,12 @@ def default_request(runs: int = 3) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        save_png(Image.fromarray(data.coffee()), folder / "picture.png")
-        picture = load_picture(folder / "picture.png")
+        save_png(Image.fromarray(data.coffee()), JobFolder(folder).picture)
+        picture = load_picture(JobFolder(folder).picture)
         request = build_request({"prompt": "the camera pans left", "seed": 1}, picture.size)
         engine = Engine()
         results = [
-            engine.run(RunSpec(f"bench{i}", 1, request, folder, folder), lambda *_: None, lambda: False)
+            engine.run(RunSpec(f"bench{i}", 1, request, folder, JobFolder(folder)), lambda *_: None, lambda: False)
             for i in range(runs + 1)
         ]
         frame = fit_picture(picture, request.width, request.height)

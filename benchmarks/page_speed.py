@@ -37,6 +37,7 @@ import psutil
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from benchmarks.served import Served, serve, serve_bare
+from i2v.jobs.folder import JobFolder
 from i2v.media.image import save_png
 
 RESULT = Path(__file__).parent / "results" / "page-speed.json"
@@ -268,13 +269,14 @@ _ENGINE = """
 import json, sys
 from pathlib import Path
 from i2v.engine.run import Engine, RunSpec
+from i2v.jobs.folder import JobFolder
 from i2v.request import GenerationRequest
 folder, request = Path(sys.argv[1]), GenerationRequest.model_validate_json(sys.argv[2])
 engine, seconds = Engine(), []
-engine.run(RunSpec("warm", 1, request, folder, folder), lambda *_: None, lambda: False)
+engine.run(RunSpec("warm", 1, request, folder, JobFolder(folder)), lambda *_: None, lambda: False)
 for line in sys.stdin:
-    result = engine.run(RunSpec("bench", 1, request, folder, folder), lambda *_: None, lambda: False)
-    print(json.dumps(result["seconds"]), flush=True)
+    result = engine.run(RunSpec("bench", 1, request, folder, JobFolder(folder)), lambda *_: None, lambda: False)
+    print(json.dumps(result.seconds), flush=True)
 """
 
 
@@ -284,7 +286,7 @@ def overhead(browser: Browser, app: Served, picture: Path, runs: int) -> dict[st
     context = browser.new_context(viewport={"width": 1400, "height": 900})
     first = wait_until(app, submit(app, picture, **settings), ("done", "failed"))  # loads the model
     with tempfile.TemporaryDirectory() as name:
-        shutil.copy(picture, Path(name) / "picture.png")
+        shutil.copy(picture, JobFolder(Path(name)).picture)
         command = [sys.executable, "-c", _ENGINE, name, json.dumps(first["request"])]
         alone = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         if alone.stdin is None or alone.stdout is None:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,6 +20,8 @@ from i2v.builtin.photographs import portrait
 from i2v.builtin.signals import Signals, parallax_of, shown, signals_of
 from i2v.builtin.trials import Ask
 from i2v.engine.run import Engine, RunSpec
+from i2v.jobs.events import RunEvent
+from i2v.jobs.folder import JobFolder
 from i2v.media.image import fit_picture, save_png
 from i2v.media.video import read_frames
 from i2v.presets.model_preset import preset_named
@@ -57,7 +58,7 @@ class VideoMaker:
     """Holds the engine, with the model loaded after the first video, and a folder to work in."""
 
     def __init__(self, photos: dict[str, Pixels], folder: Path, short_px: int):
-        self._photos, self._folder, self._short_px = photos, folder, short_px
+        self._photos, self._folder, self._short_px = photos, JobFolder(folder), short_px
         self._engine = Engine()
         self._picture: tuple[str, bool] | None = None  # which one is in the folder
 
@@ -66,23 +67,30 @@ class VideoMaker:
         photo = self._photos[ask.photo]
         picture = Image.fromarray(portrait(photo) if ask.upright else photo)
         if self._picture != (ask.photo, ask.upright):
-            save_png(picture, self._folder / "picture.png")
+            save_png(picture, self._folder.picture)
             self._picture = (ask.photo, ask.upright)
         size = match_picture(preset_named("motion"), *picture.size, ask.short_px or self._short_px)
         values = {"prompt": ask.prompt, "seed": ask.seed, "width": size[0], "height": size[1]}
         values |= {"num_frames": ask.num_frames, "loop": ask.loop}
         request = build_request(values, picture.size)
         began = time.monotonic()
-        result = self._engine.run(RunSpec("evaluate", 1, request, self._folder, self._folder), _ignore, _never)
+        result = self._engine.run(RunSpec("evaluate", 1, request, self._folder.path, self._folder), _ignore, _never)
         seconds = time.monotonic() - began
-        path = self._folder / result["files"]["mp4"]
+        path = self._folder.file(result.files["mp4"])
         frames = list(read_frames(path))
         path.unlink()
-        outcome = _measured(ask, frames, fit_picture(picture, *size), request.fps, seconds, result["stage_seconds"])
+        outcome = _measured(
+            ask,
+            frames,
+            fit_picture(picture, *size),
+            request.fps,
+            seconds,
+            {stage.value: s for stage, s in result.stage_seconds.items()},
+        )
         return outcome, frames
 
 
-def _ignore(kind: str, fields: dict[str, Any]) -> None:
+def _ignore(event: RunEvent) -> None:
     """Take an event of a run that nobody watches."""
 
 

@@ -19,6 +19,7 @@ from i2v import __version__
 from i2v.cli.forecast import add_commands as add_forecast_commands
 from i2v.cli.machine import add_commands as add_machine_commands
 from i2v.errors import Cancelled, I2VError, InputError, StorageError
+from i2v.jobs.folder import video_name
 from i2v.jobs.model import JobState
 from i2v.media.formats import read_request
 from i2v.presets.model_preset import load_presets, preset_named
@@ -118,8 +119,9 @@ def _generate(args: argparse.Namespace, settings: Settings) -> int:
             print(f"i2v: {note}", file=sys.stderr)
         snapshot = _wait(service, job.id, quiet=args.json or not sys.stderr.isatty())
         if snapshot.job.state is not JobState.DONE:
-            raise I2VError.from_dict(snapshot.job.error or {"kind": "Cancelled", "message": "the job was cancelled"})
-        output = output or Path(f"i2v-{job.id[:8]}.mp4")
+            error = snapshot.job.error
+            raise error.to_error() if error else Cancelled("the job was cancelled")
+        output = output or Path(video_name(job.id, ".mp4"))
         _copy_result(snapshot, output)
     finally:
         service.close()
@@ -195,8 +197,8 @@ def _wait(service: Service, job_id: str, quiet: bool) -> Snapshot:
     def show(snapshot: Snapshot) -> None:
         progress = snapshot.progress
         if not quiet and progress:
-            eta = f", {progress['eta_s']:.0f} s left" if progress.get("eta_s") is not None else ""
-            line = f"{progress['stage']} {progress['step']}/{progress['total']}{eta}"
+            eta = f", {progress.eta_s:.0f} s left" if progress.eta_s is not None else ""
+            line = f"{progress.stage} {progress.step}/{progress.total}{eta}"
             print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
     try:
@@ -227,7 +229,7 @@ def _copy_result(snapshot: Snapshot, output: Path) -> None:
 
 
 def _report(snapshot: Snapshot, output: Path) -> dict[str, Any]:
-    result = {k: v for k, v in (snapshot.job.result or {}).items() if k not in ("samples", "files", "file_bytes")}
+    result = {k: v for k, v in snapshot.result.to_json().items() if k not in ("samples", "files", "file_bytes")}
     return {"file": str(output), "job_id": snapshot.job.id} | snapshot.job.request | result
 
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 
 from i2v.errors import Cancelled, NotFiniteError, OutOfMemoryError
+from i2v.jobs.result import Stage
 from i2v.models.base import ImageToVideo
 
 __all__ = ["Doors", "SpillWatch", "free_cached_memory", "is_out_of_memory", "stop_if_cancelled", "with_less_memory"]
@@ -36,7 +37,7 @@ class Doors:
 
     cancelled: Callable[[], bool]
     step_seen: Callable[[torch.Tensor, torch.Tensor], None]
-    step_down: Callable[[str, str], bool]
+    step_down: Callable[[Stage, str], bool]
     spills: bool = False
 
     @contextmanager
@@ -58,7 +59,7 @@ class Doors:
             stop_if_cancelled(self.cancelled)
             return call()
 
-        return with_less_memory(watched, "denoise", self.step_down)
+        return with_less_memory(watched, Stage.DENOISE, self.step_down)
 
     def _watched_step(self, pipeline: ImageToVideo, step: Callable[..., Any]) -> Callable[..., Any]:
         spill = SpillWatch()
@@ -75,7 +76,7 @@ class Doors:
                     "Try precision fp32 or bf16, or a lower guidance.",
                 )
             if self.spills and spill.step_was_slow():
-                self.step_down("denoise", "a step took four times the usual, so memory spilled over to system RAM")
+                self.step_down(Stage.DENOISE, "a step took four times the usual, so memory spilled over to system RAM")
             self.step_seen(output.prev_sample, clean)
             stop_if_cancelled(self.cancelled)
             return output
@@ -83,7 +84,7 @@ class Doors:
         return watched
 
 
-def with_less_memory(call: Callable[[], T], stage: str, step_down: Callable[[str, str], bool]) -> T:
+def with_less_memory(call: Callable[[], T], stage: Stage, step_down: Callable[[Stage, str], bool]) -> T:
     """Return what `call` gives, stepping down and calling again whenever memory runs out. Raises OutOfMemoryError."""
     while True:
         try:

@@ -14,50 +14,50 @@ from typing import Self
 import cv2
 import numpy as np
 
+from i2v.jobs.folder import JobFolder
 from i2v.media.part import whole_file
 
-__all__ = ["FRAMES_FOLDER", "LAST_NAME", "FrameFiles", "write_last"]
+__all__ = ["FrameFiles", "write_last"]
 
 _log = logging.getLogger(__name__)
-FRAMES_FOLDER = "frames"
-LAST_NAME = "last.png"
 _LONGEST_PX = 480
 _QUALITY = 80
 
 
 class FrameFiles:
-    """Context manager that owns the folder "frames" of a job: empty when the run begins, gone when it ends."""
+    """Context manager that owns the folder of a job's small frames: empty when the run begins, gone when it ends."""
 
-    def __init__(self, folder: Path):
-        self._folder, self._works = folder / FRAMES_FOLDER, True
+    def __init__(self, folder: JobFolder):
+        self._folder, self._works = folder, True
 
     def __enter__(self) -> Self:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self._folder.frames, ignore_errors=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self._folder.frames, ignore_errors=True)
 
     def write(self, index: int, frame: np.ndarray) -> None:
         """Write frame number `index` (H, W, 3) uint8 as a small JPEG, which appears whole."""
         if not self._works:
             return
         data = cv2.imencode(".jpg", _bgr(_reduced(frame)), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1]
-        part = self._folder / f"{index:05d}.part"
+        path = self._folder.frame(index)
+        part = path.with_suffix(".part")
         try:
-            self._folder.mkdir(exist_ok=True)
+            path.parent.mkdir(exist_ok=True)
             part.write_bytes(data.tobytes())
-            part.replace(part.with_suffix(".jpg"))
+            part.replace(path)
         except OSError as problem:
             self._works = False
             _log.warning("frames cannot be shown as they come: %s", problem)
 
 
-def write_last(folder: Path, frame: np.ndarray) -> None:
-    """Write the frame that ended the video, without loss, as last.png. Raises StorageError."""
-    with whole_file(folder / LAST_NAME) as part:
+def write_last(path: Path, frame: np.ndarray) -> None:
+    """Write the frame that ended the video, as a PNG. Raises StorageError."""
+    with whole_file(path) as part:
         part.write_bytes(cv2.imencode(".png", _bgr(frame))[1].tobytes())  # a fifth of the time that Pillow takes
 
 

@@ -8,34 +8,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import psutil
 import torch
 
+from i2v.jobs.result import MemoryKind, MemorySample
 from i2v.machine import devices
 
-__all__ = ["MemorySample", "MemoryWatch"]
+__all__ = ["MemoryWatch"]
 
 _SAMPLE_S = 0.05
 _REPORT_S = 0.5
-
-
-@dataclass(frozen=True)
-class MemorySample:
-    """Memory at one moment. `kind` is "gpu" (torch's allocator, whole card) or "ram" (this process, whole machine)."""
-
-    kind: str
-    t_s: float  # since the run began
-    allocated_bytes: int  # by torch on the GPU, or held by the process
-    reserved_bytes: int  # by torch's caching allocator; the same as allocated on a CPU
-    peak_bytes: int  # largest allocated so far in this run
-    device_used_bytes: int  # all processes together
-    device_total_bytes: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class MemoryWatch:
@@ -68,16 +51,27 @@ class MemoryWatch:
         t_s = time.monotonic() - self._began
         if self._device.type == "cuda":
             free, total = torch.cuda.mem_get_info(self._device)
-            allocated, reserved = (
-                torch.cuda.memory_allocated(self._device),
-                torch.cuda.memory_reserved(self._device),
+            return MemorySample(
+                kind=MemoryKind.GPU,
+                t_s=t_s,
+                allocated_bytes=torch.cuda.memory_allocated(self._device),
+                reserved_bytes=torch.cuda.memory_reserved(self._device),
+                peak_bytes=torch.cuda.max_memory_allocated(self._device),
+                device_used_bytes=total - free,
+                device_total_bytes=total,
             )
-            peak = torch.cuda.max_memory_allocated(self._device)
-            return MemorySample("gpu", t_s, allocated, reserved, peak, total - free, total)
         held = self._process.memory_info().rss
         self._peak_bytes = max(self._peak_bytes, held)
         memory = devices.machine_memory()
-        return MemorySample("ram", t_s, held, held, self._peak_bytes, memory.used_bytes, memory.total_bytes)
+        return MemorySample(
+            kind=MemoryKind.RAM,
+            t_s=t_s,
+            allocated_bytes=held,
+            reserved_bytes=held,
+            peak_bytes=self._peak_bytes,
+            device_used_bytes=memory.used_bytes,
+            device_total_bytes=memory.total_bytes,
+        )
 
     def _run(self) -> None:
         reported = time.monotonic()

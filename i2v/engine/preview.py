@@ -7,16 +7,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-__all__ = ["PREVIEW_NAME", "write_preview"]
-
-PREVIEW_NAME = "preview.webp"
+__all__ = ["write_preview"]
 
 
-def write_preview(frames: np.ndarray, folder: Path) -> None:
-    """Write frames (n, h, w, 3) uint8 beside the old preview, then put them in its place."""
+def write_preview(frames: np.ndarray, path: Path) -> None:
+    """Write frames (n, h, w, 3) uint8 beside the old preview, then put them in its place. Raises OSError."""
     pictures = [Image.fromarray(frame) for frame in frames]
     there_and_back = pictures + pictures[-2:0:-1]
-    part = folder / (PREVIEW_NAME + ".part")
+    part = path.with_name(path.name + ".part")
     pictures[0].save(
         part,
         "WEBP",
@@ -27,4 +25,4 @@ def write_preview(frames: np.ndarray, folder: Path) -> None:
         quality=70,
         method=0,
     )
-    part.replace(folder / PREVIEW_NAME)
+    part.replace(path)

@@ -4,36 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from enum import StrEnum
-from typing import Any
 
-__all__ = ["Progress", "ProgressClock", "Stage"]
+from i2v.jobs.events import Progress
+from i2v.jobs.result import Stage
 
-
-class Stage(StrEnum):
-    """The parts of a run, in order."""
-
-    LOAD = "load"
-    ENCODE = "encode"
-    DENOISE = "denoise"
-    DECODE = "decode"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One report. `eta_s` covers everything that is left, decoding included; None while nothing is known."""
-
-    stage: str
-    step: int
-    total: int
-    fraction: float
-    elapsed_s: float
-    eta_s: float | None
-    per_second: float | None  # steps or frames of the current stage
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+__all__ = ["ProgressClock"]
 
 
 class ProgressClock:
@@ -82,7 +57,15 @@ class ProgressClock:
         fraction = 0.0 if left is None else elapsed / max(elapsed + left, 1e-9)
         self._fraction = max(self._fraction, min(1.0, fraction))  # a slower guess must not take progress back
         rate = 1 / each if done > 0 and each else None
-        return Progress(stage, step, total, self._fraction, elapsed, left, rate)
+        return Progress(
+            stage=stage,
+            step=step,
+            total=total,
+            fraction=self._fraction,
+            elapsed_s=elapsed,
+            eta_s=left,
+            per_second=rate,
+        )
 
     def expect(self, stage: Stage, steps: int) -> None:
         """A stage has another number of steps than was foreseen."""

@@ -11,15 +11,16 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from i2v.engine.doors import free_cached_memory, is_out_of_memory, stop_if_cancelled, with_less_memory
 from i2v.engine.memory_watch import MemoryWatch
-from i2v.engine.one_run import OneRun, Report
-from i2v.engine.progress import Stage
+from i2v.engine.one_run import OneRun
 from i2v.errors import Cancelled, I2VError, OutOfMemoryError
+from i2v.jobs.events import Loaded, Report, Unloaded
+from i2v.jobs.folder import JobFolder
+from i2v.jobs.result import RunResult, Stage, WeightsNote
 from i2v.memory.forecast.experience import Experience
 from i2v.memory.ladder import Ladder, Rung, compute_precision
 from i2v.memory.machine_now import Machine
@@ -47,21 +48,8 @@ class RunSpec:
     attempt: int
     request: GenerationRequest
     home: Path
-    folder: Path
+    folder: JobFolder
     experience: Experience = field(default_factory=Experience)
-
-    @property
-    def picture(self) -> Path:
-        return self.folder / "picture.png"
-
-    @property
-    def fitted(self) -> Path:
-        """The picture at the video's size, if whoever queued the job left it: a large photograph is not read again."""
-        return self.folder / "fitted.png"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "latents.safetensors"
 
 
 class Engine:
@@ -70,7 +58,7 @@ class Engine:
     def __init__(self) -> None:
         self._pipeline: ImageToVideo | None = None
         self._loaded: tuple[str, ...] | None = None
-        self._weights: dict[str, Any] = {}
+        self._weights = WeightsNote()
         self._seconds_before: dict[tuple[str, int, int], dict[Stage, float]] = {}
 
     def unload(self) -> None:
@@ -84,12 +72,11 @@ class Engine:
         report: Report,
         cancelled: Callable[[], bool],
         kept: Callable[[], bool] = lambda: False,
-    ) -> dict[str, Any]:
+    ) -> RunResult:
         """Make the video and return what is known of it. Raises I2VError.
 
         Once `kept()`, the run ends early with a video of what is there: the latest step's estimate of the finished
-        latents, or, when frames are being made, those that are done; "stopped" in the result says where.
-        Events reported: "loaded", "unloaded", "plan", "progress", "memory", "preview", "step_down", "warning".
+        latents, or, when frames are being made, those that are done; `stopped` in the result says where.
         """
         failure: I2VError
         try:
@@ -102,13 +89,11 @@ class Engine:
             failure = OutOfMemoryError("memory ran out", "Choose fewer frames or a smaller size.")
         if not isinstance(failure, Cancelled):
             self.unload()
-            report("unloaded", {})
+            report(Unloaded())
         free_cached_memory()
         raise failure
 
-    def _run(
-        self, spec: RunSpec, report: Report, cancelled: Callable[[], bool], kept: Callable[[], bool]
-    ) -> dict[str, Any]:
+    def _run(self, spec: RunSpec, report: Report, cancelled: Callable[[], bool], kept: Callable[[], bool]) -> RunResult:
         preset = preset_named(spec.request.model)
         ladder = plan_ladder(spec, preset, lambda: stop_if_cancelled(cancelled))
         rung = ladder.chosen or _smallest(ladder)
@@ -119,8 +104,9 @@ class Engine:
             torch.inference_mode(),
         ):
             run.watch = watch
-            with_less_memory(lambda: self._load(run, preset), "load", run.step_down)
-            result = run.make() | {"weights": self._weights, "weights_bytes": self._weights["total_bytes"]}
+            with_less_memory(lambda: self._load(run, preset), Stage.LOAD, run.step_down)
+            weights = {"weights": self._weights, "weights_bytes": self._weights.total_bytes}
+            result = run.make().model_copy(update=weights)
         self._seconds_before[_speed_key(spec.request)] = run.clock.seconds_each()
         return result
 
@@ -134,17 +120,23 @@ class Engine:
         key = (preset.name, plan.device, plan.precision, plan.compute)
         if self._pipeline is None or self._loaded != key:
             self.unload()
-            run.report("unloaded", {})
+            run.report(Unloaded())
             self._pipeline, self._weights = load_pipeline(preset, run.spec.home, plan)
             self._loaded = key
-            held = {"model": preset.name, "device": plan.device, "precision": plan.precision}
-            run.report("loaded", held | {"bytes": self._weights["total_bytes"]})
+            run.report(
+                Loaded(
+                    model=preset.name,
+                    device=plan.device,
+                    precision=plan.precision,
+                    bytes=self._weights.total_bytes,
+                )
+            )
         self._pipeline.arrange(plan)
         run.pipeline = self._pipeline
         run.progress(Stage.LOAD, 1)
 
 
-def load_pipeline(preset: ModelPreset, home: Path, plan: Plan) -> tuple[ImageToVideo, dict[str, Any]]:
+def load_pipeline(preset: ModelPreset, home: Path, plan: Plan) -> tuple[ImageToVideo, WeightsNote]:
     """Load a model as a plan wants it; return it with what its weights turned out to be."""
     folder, dtype = model_folder(preset, home), DTYPES[plan.compute]
     device = torch.device(plan.device if plan.home is Home.RESIDENT else "cpu")
@@ -154,7 +146,8 @@ def load_pipeline(preset: ModelPreset, home: Path, plan: Plan) -> tuple[ImageToV
     found = check_weights_are(pipeline.denoiser, plan.precision, dtype)
     total = sum(weight_bytes(module) for module in pipeline.modules().values())
     _log.info("%s is loaded, %.2f GiB in all; %s", preset.name, total / 2**30, found.sentence())
-    return pipeline, found.to_dict() | {"total_bytes": total, "sentence": found.sentence()}
+    told = {"total_bytes": total, "sentence": found.sentence()}
+    return pipeline, WeightsNote.model_validate(found.to_dict() | told)
 
 
 def plan_ladder(spec: RunSpec, preset: ModelPreset, check: Callable[[], None]) -> Ladder:

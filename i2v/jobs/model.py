@@ -18,6 +18,9 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
+from i2v.jobs.events import Progress
+from i2v.jobs.result import ErrorNote, RunResult
+
 __all__ = ["ACTIVE", "HELD", "TERMINAL", "TRANSITIONS", "Job", "JobState", "may_follow", "states_before"]
 
 
@@ -68,7 +71,7 @@ class Job:
     current one. `image_name` is the name the person's file had, for display only. `runner` names the
     dispatcher that may take the job ("web", "cli:<pid>"); `runner_pid` and `runner_started` are the process
     that queued it or, once claimed, runs it: its start tells it from a later process with the same pid.
-    `error` is an I2VError as `to_dict()` gives it.
+    `request` is JSON as it was when the job was queued, perhaps by another version of i2v.
     """
 
     id: str
@@ -79,9 +82,9 @@ class Job:
     runner: str
     runner_pid: int | None
     runner_started: float | None
-    progress: dict[str, Any]
-    error: dict[str, Any] | None
-    result: dict[str, Any] | None
+    progress: Progress | None
+    error: ErrorNote | None
+    result: RunResult | None
     favourite: bool
     created_at: float
     started_at: float | None

@@ -21,9 +21,12 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, delete, func, ins
 
 from i2v.errors import Cancelled, InputError, UnknownJobError, WorkerDiedError
 from i2v.jobs.database import open_engine, reading, writing
+from i2v.jobs.events import Progress
 from i2v.jobs.migrate import upgrade
 from i2v.jobs.model import ACTIVE, HELD, TERMINAL, Job, JobState, states_before
+from i2v.jobs.result import ErrorNote, Note, RunResult
 from i2v.jobs.schema import JOBS
+from i2v.jobs.stored import read_stored
 from i2v.machine.devices import process_started
 
 __all__ = ["JobStore"]
@@ -31,6 +34,7 @@ __all__ = ["JobStore"]
 Jobs = list[Job]  # inside the class, `list` is the method
 Ids = list[str]
 _COLUMNS = [JOBS.c[field.name] for field in fields(Job)]
+_NOTES: dict[str, type[Note]] = {"progress": Progress, "error": ErrorNote, "result": RunResult}
 _IS_THERE = JOBS.c.deleted_at.is_(None)
 _CLEAN: dict[str, Any] = {"progress": {}} | dict.fromkeys(("error", "result", "started_at", "finished_at"))
 _SEARCHED_WORDS = 16  # SQLite limits how deep a condition may be
@@ -87,10 +91,10 @@ class JobStore:
             values["attempt"] = JOBS.c.attempt + 1
             return _move(connection, JobState.RUNNING, JOBS.c.number == following.scalar_subquery(), **values)
 
-    def record_progress(self, job_id: str, attempt: int, progress: dict[str, Any]) -> bool:
+    def record_progress(self, job_id: str, attempt: int, progress: Progress) -> bool:
         """Keep the latest progress event; False if this is not the current attempt of a job that runs."""
         with writing(self._engine) as connection:
-            change = update(JOBS).where(_is_run(job_id, attempt)).values(progress=progress)
+            change = update(JOBS).where(_is_run(job_id, attempt)).values(progress=progress.to_json())
             return connection.execute(change).rowcount == 1
 
     def finish(
@@ -98,15 +102,16 @@ class JobStore:
         job_id: str,
         attempt: int,
         state: JobState,
-        result: dict[str, Any] | None = None,
-        error: dict[str, Any] | None = None,
+        result: RunResult | None = None,
+        error: ErrorNote | None = None,
     ) -> bool:
         """End a run as done, failed or cancelled. False, and nothing changes, if it is not the current."""
         if state not in TERMINAL:
             raise ValueError(f"a job cannot finish as {state}")
         with writing(self._engine) as connection:
-            values = {"result": result, "error": error, "finished_at": self._clock()}
-            return _move(connection, state, _is_run(job_id, attempt), **values) is not None
+            notes = {"result": result and result.to_json(), "error": error and error.to_json()}
+            ended = _move(connection, state, _is_run(job_id, attempt), **notes, finished_at=self._clock())
+            return ended is not None
 
     def request_cancel(self, job_id: str) -> Job:
         """Cancel a queued job at once, ask a running one to stop, leave one that is over.
@@ -157,9 +162,9 @@ class JobStore:
             return _moved(connection, JobState.CANCELLED, job, finished_at=now)
         if job.state is JobState.QUEUED:
             gone = Cancelled("the command that queued this job ended before it ran", _TRY_AGAIN)
-            return _moved(connection, JobState.CANCELLED, job, finished_at=now, error=gone.to_dict())
+            return _moved(connection, JobState.CANCELLED, job, finished_at=now, error=ErrorNote.of(gone).to_json())
         died = WorkerDiedError("i2v was stopped while this job ran", _TRY_AGAIN)
-        return _moved(connection, JobState.FAILED, job, finished_at=now, error=died.to_dict())
+        return _moved(connection, JobState.FAILED, job, finished_at=now, error=ErrorNote.of(died).to_json())
 
     def set_favourite(self, job_id: str, favourite: bool) -> None:
         """Mark or unmark a job. Raises InputError if unknown."""
@@ -173,12 +178,11 @@ class JobStore:
             job = _known(connection, job_id)
             if job.state is not JobState.DONE:
                 raise InputError(f"the job is {job.state}", "Only a finished one has files.")
-            result = job.result or {}
-            result = result | {
-                "files": result.get("files", {}) | {kind: name},
-                "file_bytes": result.get("file_bytes", {}) | {kind: size_bytes},
-            }
-            connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(result=result))
+            this = JOBS.c.id == job.id
+            written = connection.scalar(select(JOBS.c.result).where(this)) or {}  # whole, by whichever version
+            added = {"files": {kind: name}, "file_bytes": {kind: size_bytes}}
+            result = written | {key: written.get(key, {}) | more for key, more in added.items()}
+            connection.execute(update(JOBS).where(this).values(result=result))
 
     # Deleting: at first only a mark, so that it can be undone
 
@@ -279,6 +283,7 @@ class JobStore:
 
 def _job(row: Row[Any]) -> Job:
     values = dict(row._mapping)
+    values |= {name: read_stored(kind, values[name]) for name, kind in _NOTES.items()}
     return Job(**values | {"state": JobState(values["state"])})
 
 

@@ -8,7 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from i2v.jobs.events import Progress
+from i2v.jobs.folder import if_there
 from i2v.jobs.model import JobState
+from i2v.jobs.result import ErrorNote, MemorySample, StepDown
 from i2v.presets.model_preset import Bounds, Defaults
 from i2v.rest.refusals import ErrorBody
 from i2v.service import ModelState, Snapshot
@@ -40,10 +43,10 @@ class JobAnswer(BaseModel):
     started_at: datetime | None
     finished_at: datetime | None
     queue_position: int | None
-    progress: dict[str, Any] | None
-    memory: dict[str, Any] | None
+    progress: Progress | None
+    memory: MemorySample | None
     plan: dict[str, Any] | None
-    step_downs: list[dict[str, Any]]
+    step_downs: list[StepDown]
     warnings: list[str]
     error: ErrorBody | None
     result: dict[str, Any] | None
@@ -114,7 +117,7 @@ class HealthAnswer(BaseModel):
 
 def job_answer(snapshot: Snapshot, root_path: str = "") -> JobAnswer:
     """Return a job as it is told; `root_path` is what a proxy puts before our addresses."""
-    job, live, result = snapshot.job, snapshot.live, snapshot.job.result or {}
+    job, result = snapshot.job, snapshot.result.to_json()
     url, samples = f"{root_path}/api/v1/jobs/{job.id}", snapshot.samples
     answer = JobAnswer(
         id=job.id,
@@ -128,26 +131,37 @@ def job_answer(snapshot: Snapshot, root_path: str = "") -> JobAnswer:
         started_at=_moment_or_none(job.started_at),
         finished_at=_moment_or_none(job.finished_at),
         queue_position=snapshot.queue_position,
-        progress=snapshot.progress or None,
+        progress=snapshot.progress,
         memory=samples[-1] if samples else None,
-        plan=(live.plan if live else result.get("plan")) or None,
-        step_downs=list(live.step_downs if live else result.get("step_downs", [])),
-        warnings=list(live.warnings if live else result.get("warnings", [])),
-        error=ErrorBody.model_validate(job.error) if job.error else None,
+        plan=_plan(snapshot),
+        step_downs=list(snapshot.step_downs),
+        warnings=list(snapshot.warnings),
+        error=_error(job.error) if job.error else None,
         result={name: value for name, value in result.items() if name not in _ELSEWHERE} or None,
         files=_files(snapshot, url),
         url=url,
         events_url=f"{url}/events",
-        poster_url=f"{url}/poster" if snapshot.picture("poster.jpg") else None,
+        poster_url=f"{url}/poster" if if_there(snapshot.folder.poster) else None,
     )
     digest = hashlib.blake2b(answer.model_dump_json().encode(), digest_size=8).hexdigest()
     return answer.model_copy(update={"revision": digest})
 
 
+def _error(note: ErrorNote) -> ErrorBody:
+    return ErrorBody(kind=note.kind, message=note.message, remedy=note.remedy, field=note.field)
+
+
+def _plan(snapshot: Snapshot) -> dict[str, Any] | None:
+    """Return the plan; while the run goes on with its forecast, which is in the result afterwards."""
+    if snapshot.plan is None:
+        return None
+    forecast = snapshot.forecast if snapshot.live else None
+    return snapshot.plan.to_json() | ({"forecast": forecast.to_json()} if forecast else {})
+
+
 def _files(snapshot: Snapshot, url: str) -> dict[str, FileAnswer]:
-    result = snapshot.job.result or {}
-    sizes = result.get("file_bytes", {})
-    kinds = [kind for kind in result.get("files", {}) if snapshot.file(kind)]
+    sizes = snapshot.result.file_bytes
+    kinds = [kind for kind in snapshot.result.files if snapshot.file(kind)]
     return {kind: FileAnswer(url=f"{url}/files/{kind}", bytes=sizes.get(kind, 0)) for kind in kinds}
 
 

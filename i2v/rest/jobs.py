@@ -10,6 +10,7 @@ from fastapi.responses import FileResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from i2v.errors import InputError, UnknownJobError
+from i2v.jobs.folder import if_there
 from i2v.jobs.model import JobState
 from i2v.rest.answers import JobAnswer, JobsAnswer, job_answer
 from i2v.rest.events import next_revision, stream
@@ -148,12 +149,12 @@ class JobEndpoints:
             return _download(path, _TYPES.get(kind, "application/octet-stream"))
         if not snapshot.is_over:
             raise Refusal(409, f"the job is {snapshot.job.state}, and has no files yet", "Wait until it is done.")
-        present = [name for name in (snapshot.job.result or {}).get("files", {}) if snapshot.file(name)]
+        present = [name for name in snapshot.result.files if snapshot.file(name)]
         raise Refusal(404, "the job has no such file", f"It has: {', '.join(present) or 'none'}.")
 
     def poster(self, job_id: str) -> FileResponse:
         """Fetch a picture of the finished clip."""
-        path = self._found(job_id).picture("poster.jpg")
+        path = if_there(self._found(job_id).folder.poster)
         if path is None:
             raise Refusal(404, "the job has no poster yet", "Wait until it is done.")
         return FileResponse(path, media_type="image/jpeg")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Literal
+from enum import StrEnum
 
 from pydantic import ValidationError
 
@@ -18,9 +18,17 @@ from i2v.worker.forecaster import Forecaster
 
 __all__ = ["Fit", "Outlook", "memory_that_decides", "verdict"]
 
-Fit = Literal["fits", "tight", "too_big", "unknown"]
 _TIGHT_SHARE = 0.85  # of the free memory; above it a fit is called tight
 _FRESH_S = 20.0
+
+
+class Fit(StrEnum):
+    """Whether a model or a request fits this machine."""
+
+    FITS = "fits"
+    TIGHT = "tight"
+    TOO_BIG = "too_big"
+    UNKNOWN = "unknown"  # its memory could not be traced
 
 
 class Outlook:
@@ -33,14 +41,14 @@ class Outlook:
     def fits(self, model: str) -> Fit | None:
         """Say whether the model's defaults fit this machine now; None while its memory is being traced.
 
-        "unknown" where it could not be traced. Raises InputError for an unknown model.
+        UNKNOWN where it could not be traced. Raises InputError for an unknown model.
         """
         preset = preset_named(model)
         request = build_request({"model": preset.name, "prompt": ""}, match_square(preset))
         try:
             ladder = self._forecaster.ladder(request)
         except GenerationError:
-            return "unknown"  # a forecast says why
+            return Fit.UNKNOWN  # a forecast says why
         return verdict(ladder) if ladder else None
 
     def wait_s(self, job_id: str) -> float | None:
@@ -61,12 +69,12 @@ class Outlook:
     def _left_s(self, job: Job) -> float | None:
         """Return what a running job has left: by its own report, else by what such a job takes."""
         reported = self._live_eta_s(job.id)
-        if reported is None:
-            reported = job.progress.get("eta_s")
+        if reported is None and job.progress:
+            reported = job.progress.eta_s
         if reported is not None:
-            return max(0.0, float(reported))
-        likely = self._likely_s(job)
-        return None if likely is None else max(0.0, likely - float(job.progress.get("elapsed_s") or 0.0))
+            return max(0.0, reported)
+        likely, elapsed = self._likely_s(job), job.progress.elapsed_s if job.progress else 0.0
+        return None if likely is None else max(0.0, likely - elapsed)
 
     def _likely_s(self, job: Job) -> float | None:
         now = time.monotonic()
@@ -86,11 +94,11 @@ class Outlook:
 
 
 def verdict(ladder: Ladder) -> Fit:
-    """Say whether a request fits: "tight" when little of the memory that decides would be left."""
+    """Say whether a request fits: tight when little of the memory that decides would be left."""
     if ladder.chosen is None:
-        return "too_big"
+        return Fit.TOO_BIG
     peak, free, _ = memory_that_decides(ladder, ladder.chosen)
-    return "tight" if peak > _TIGHT_SHARE * free else "fits"
+    return Fit.TIGHT if peak > _TIGHT_SHARE * free else Fit.FITS
 
 
 def memory_that_decides(ladder: Ladder, rung: Rung) -> tuple[int, int, str]:

@@ -13,10 +13,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
 
 from i2v.errors import Cancelled, I2VError, InputError, ModelFilesError, StorageError
+from i2v.jobs.result import ErrorNote
 from i2v.jobs.store import JobStore
 from i2v.models import download
 from i2v.presets.model_preset import ModelPreset, load_presets, preset_named
@@ -40,19 +41,27 @@ class ModelState:
     disk_bytes: int
 
 
+class DownloadPhase(StrEnum):
+    """Where a download stands that is not complete."""
+
+    DOWNLOADING = "downloading"
+    PAUSED = "paused"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True)
 class DownloadState:
     """A download that is not complete. `total_bytes` is the preset's estimate until the hub has been asked.
 
-    `bytes_per_s` and `eta_s` are None while nothing is known of the speed; `error` is why it failed, as a stored error.
+    `bytes_per_s` and `eta_s` are None while nothing is known of the speed; `error` is why it failed.
     """
 
-    state: Literal["downloading", "paused", "failed"]
+    state: DownloadPhase
     done_bytes: int
     total_bytes: int
     bytes_per_s: float | None = None
     eta_s: float | None = None
-    error: dict[str, Any] | None = None
+    error: ErrorNote | None = None
 
 
 class ModelShelf:
@@ -125,7 +134,7 @@ class ModelShelf:
             return None  # perhaps by another process
         if current is None and not download.is_unfinished(preset, self._home):
             return None
-        waiting = current.state() if current else DownloadState("paused", 0, estimate_bytes)
+        waiting = current.state() if current else DownloadState(DownloadPhase.PAUSED, 0, estimate_bytes)
         done = download.size_on_disk(preset, self._home)
         return replace(waiting, done_bytes=done, total_bytes=max(done, waiting.total_bytes))
 
@@ -206,7 +215,7 @@ class _Download:
         self.preset = preset
         self.thread: threading.Thread | None = None
         self.is_wanted, self.is_over = True, False
-        self._error: dict[str, Any] | None = None
+        self._error: ErrorNote | None = None
         self._done, self._total = 0, preset.hub.download_bytes if preset.hub else 0
         self._seen: deque[tuple[float, int]] = deque()
 
@@ -221,16 +230,16 @@ class _Download:
             self._seen.popleft()
 
     def fail(self, error: I2VError) -> None:
-        self._error, self.is_over = error.to_dict(), True
+        self._error, self.is_over = ErrorNote.of(error), True
 
     def state(self) -> DownloadState:
         if self._error:
-            return DownloadState("failed", self._done, self._total, error=self._error)
+            return DownloadState(DownloadPhase.FAILED, self._done, self._total, error=self._error)
         if not self.is_wanted:
-            return DownloadState("paused", self._done, self._total)
+            return DownloadState(DownloadPhase.PAUSED, self._done, self._total)
         speed = self._bytes_per_s()
         left = self._total - self._done
-        return DownloadState("downloading", self._done, self._total, speed, left / speed if speed else None)
+        return DownloadState(DownloadPhase.DOWNLOADING, self._done, self._total, speed, left / speed if speed else None)
 
     def _bytes_per_s(self) -> float | None:
         seen, now = list(self._seen), time.monotonic()

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from i2v.errors import Cancelled, I2VError, InputError, UnknownJobError
+from i2v.jobs.folder import JobFolder, if_there
 from i2v.jobs.model import Job
 from i2v.jobs.store import JobStore
 from i2v.machine.disk_use import DiskUse, DiskUseCounter
@@ -163,7 +164,7 @@ class Library:
         """Return the last frame of a job's video as a PNG, taken from the MP4 if the job did not leave it."""
         job = self._job(job_id)
         video = self._video(job)
-        path = video.with_name("last.png")
+        path = self._folder(job).last
         with self._locks.hold(job_id, "last"):
             if not path.is_file():
                 last = None
@@ -188,9 +189,11 @@ class Library:
         return video
 
     def _file(self, job: Job, kind: str) -> Path | None:
-        name = ((job.result or {}).get("files") or {}).get(kind)
-        path = self._settings.job_folder(job.id) / name if name else None
-        return path if path and path.is_file() else None
+        name = job.result.files.get(kind) if job.result else None
+        return if_there(self._folder(job).file(name)) if name else None
+
+    def _folder(self, job: Job) -> JobFolder:
+        return JobFolder(self._settings.job_folder(job.id))
 
     # From a file back to its settings
 
@@ -212,8 +215,8 @@ class Library:
     def _picture(self, image_sha256: str) -> Path | None:
         if not _SHA256.fullmatch(image_sha256):
             return None
-        folders = (self._settings.job_folder(job.id) for job in self._store.with_picture(image_sha256))
-        return next((folder / "picture.png" for folder in folders if (folder / "picture.png").is_file()), None)
+        pictures = (self._folder(job).picture for job in self._store.with_picture(image_sha256))
+        return next(filter(if_there, pictures), None)
 
 
 def _ending(kind: str) -> str:

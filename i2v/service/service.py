@@ -17,7 +17,8 @@ from typing import Any
 from PIL import Image
 
 from i2v.errors import InputError, ModelFilesError, StorageError, UnknownJobError
-from i2v.jobs.model import TERMINAL, Job, JobState
+from i2v.jobs.folder import JobFolder
+from i2v.jobs.model import Job, JobState
 from i2v.jobs.store import JobStore
 from i2v.log_file import LogFile
 from i2v.machine import devices
@@ -33,60 +34,15 @@ from i2v.request import GenerationRequest, build_request
 from i2v.service.expectations import Fit, Outlook
 from i2v.service.installed_models import ModelShelf, ModelState
 from i2v.service.library import Library
+from i2v.service.snapshot import Snapshot
 from i2v.settings import Settings
-from i2v.worker.dispatcher import FRAMES_FOLDER, Dispatcher, LiveJob
+from i2v.worker.dispatcher import Dispatcher
 from i2v.worker.executor import LocalExecutor, WorkerState
 from i2v.worker.forecaster import Forecaster
 
-__all__ = ["Counts", "ModelState", "Service", "Snapshot", "WorkerState"]
+__all__ = ["Counts", "Service"]
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """One job as it stands now, for showing. `live` is None unless the job runs in this very process."""
-
-    job: Job
-    live: LiveJob | None
-    queue_position: int | None
-    folder: Path
-
-    @property
-    def is_over(self) -> bool:
-        return self.job.state in TERMINAL
-
-    @property
-    def progress(self) -> dict[str, Any]:
-        return (self.live.progress if self.live else None) or self.job.progress or {}
-
-    @property
-    def samples(self) -> list[dict[str, Any]]:
-        if self.live:
-            return list(self.live.samples)
-        return list((self.job.result or {}).get("samples", []))
-
-    @property
-    def frames_folder(self) -> Path:
-        """Where small decoded frames are while the rest decodes: 00000.jpg and so on; gone when the run is over."""
-        return self.folder / FRAMES_FOLDER
-
-    @property
-    def frames_ready(self) -> int:
-        """How many are there; 0 when the run is over. One that could not be written may be missing."""
-        progress = self.progress
-        return int(progress["step"]) if not self.is_over and progress.get("stage") == "decode" else 0
-
-    def file(self, kind: str = "mp4") -> Path | None:
-        """A finished file of the job, if it is there."""
-        name = ((self.job.result or {}).get("files") or {}).get(kind)
-        path = self.folder / name if name else None
-        return path if path and path.is_file() else None
-
-    def picture(self, name: str) -> Path | None:
-        """The job's "picture.png", "poster.jpg", "preview.webp" or "last.png" (its last frame), if it is there."""
-        path = self.folder / name
-        return path if path.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -125,7 +81,7 @@ class Service:
         """Settle what an earlier process left behind, then begin to run jobs."""
         for job in self._store.requeue_or_fail_orphans(devices.process_exists):
             _log.warning("job %s was interrupted and is now %s", job.id, job.state)
-            shutil.rmtree(self.settings.job_folder(job.id) / FRAMES_FOLDER, ignore_errors=True)
+            shutil.rmtree(JobFolder(self.settings.job_folder(job.id)).frames, ignore_errors=True)
         self._dispatcher.start()
         self.library.start()
 
@@ -225,22 +181,22 @@ class Service:
         self._check_fits(request)
         self._check_disk(request)
         job_id = secrets.token_hex(16)
-        folder = self.settings.job_folder(job_id)
+        folder = JobFolder(self.settings.job_folder(job_id))
         try:
-            folder.mkdir(parents=True)
-            save_png(picture.pixels, folder / "picture.png")
+            folder.path.mkdir(parents=True)
+            save_png(picture.pixels, folder.picture)
             fitted = fit_picture(picture.pixels, request.width, request.height, request.image_fit)
-            save_png(Image.fromarray(fitted), folder / "fitted.png")
+            save_png(Image.fromarray(fitted), folder.fitted)
             job = self._store.submit(
                 request.model_dump(mode="json"), image_name or picture.name, self.runner, job_id=job_id
             )
         except StorageError:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder.path, ignore_errors=True)
             raise
         except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder.path, ignore_errors=True)
             raise StorageError(
-                f"the job cannot be stored in {folder}: {error.strerror}", "Free disk space, or set I2V_HOME."
+                f"the job cannot be stored in {folder.path}: {error.strerror}", "Free disk space, or set I2V_HOME."
             ) from error
         self._dispatcher.wake()
         return job
@@ -295,7 +251,7 @@ class Service:
 
     def _snapshot(self, job: Job) -> Snapshot:
         position = self._store.queue_position(job.id) if job.state == JobState.QUEUED else None
-        return Snapshot(job, self._dispatcher.live(job.id), position, self.settings.job_folder(job.id))
+        return Snapshot(job, self._dispatcher.live(job.id), position, JobFolder(self.settings.job_folder(job.id)))
 
     def active_jobs(self) -> list[Job]:
         """Return queued and running jobs of every process, oldest first."""
@@ -322,7 +278,7 @@ class Service:
 
     def _live_eta_s(self, job_id: str) -> float | None:
         live = self._dispatcher.live(job_id)
-        return live.progress.get("eta_s") if live else None
+        return live.progress.eta_s if live and live.progress else None
 
     def counts(self) -> Counts:
         """Return what is counted for those who watch over i2v."""

@@ -50,16 +50,16 @@ def compare_jobs(a: Snapshot, b: Snapshot, language: Language) -> dict[str, Any]
 
 
 def _facts(snapshot: Snapshot) -> dict[str, Any]:
-    job, result, video = snapshot.job, snapshot.job.result or {}, snapshot.file("mp4")
+    job, result, video = snapshot.job, snapshot.result, snapshot.file("mp4")
     return {
         "id": job.id,
         "prompt": job.prompt,
         "video": file_address(video) if video else "",
         "fps": job.request.get("fps"),
         "shape": round(job.request["width"] / job.request["height"], 4),
-        "seconds": result.get("seconds", job.took_s),
-        "peak_bytes": result.get("peak_bytes"),
-        "peak_kind": result.get("peak_kind", ""),
+        "seconds": job.took_s if result.seconds is None else result.seconds,
+        "peak_bytes": result.peak_bytes,
+        "peak_kind": result.peak_kind or "",
     }
 
 
@@ -90,5 +90,5 @@ def _settings(snapshot: Snapshot, language: Language) -> dict[str, str]:
 def _precision(snapshot: Snapshot) -> str:
     """Return the precision that was asked for or, where i2v chose, the one that was chosen."""
     asked = str(snapshot.job.request.get("precision", ""))
-    chosen = ((snapshot.job.result or {}).get("plan") or {}).get("precision", "")
-    return str(chosen) if asked in ("", "auto") and chosen else asked
+    chosen = snapshot.result.plan.precision if snapshot.result.plan else ""
+    return chosen if asked in ("", "auto") and chosen else asked

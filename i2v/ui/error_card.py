@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from i2v.errors import I2VError, InputError, ModelFilesError, NotFiniteError, OutOfMemoryError, StorageError
+from i2v.jobs.folder import if_there
+from i2v.jobs.result import ErrorNote
 from i2v.memory.ladder import Ladder
 from i2v.memory.suggestions import Suggestion
 from i2v.service import Service, Snapshot
@@ -19,16 +21,15 @@ from i2v.ui.run_words import step_down_sentence
 __all__ = ["error_card", "refusal_card"]
 
 _MOST_OFFERS = 2
-_LATENTS = "latents.safetensors"
 Action = dict[str, Any]
 
 
 def error_card(service: Service, snapshot: Snapshot, language: Language) -> dict[str, Any]:
     """Return the card of a failed job."""
-    stored = snapshot.job.error or {"message": "the job could not be run"}
-    error = I2VError.from_dict(stored)
-    did = [step_down_sentence(step, language) for step in stored.get("step_downs", [])]
-    if (snapshot.folder / _LATENTS).is_file():
+    stored = snapshot.job.error or ErrorNote()
+    error = stored.to_error()
+    did = [step_down_sentence(step, language) for step in stored.step_downs]
+    if if_there(snapshot.folder.latents):
         did.append(language.say("The finished latents were kept, so Try again starts at making the frames."))
     return _card(error, language) | {"did": did, "actions": _actions(service, error, snapshot.job.request, language)}
 

@@ -15,7 +15,7 @@ from i2v.memory.ladder import Ladder
 from i2v.memory.machine_now import GIB
 from i2v.memory.suggestions import Suggestion
 from i2v.service import Service
-from i2v.service.expectations import memory_that_decides, verdict
+from i2v.service.expectations import Fit, memory_that_decides, verdict
 from i2v.ui.form_values import forecast_values
 from i2v.ui.language import ENGLISH, Language
 
@@ -24,7 +24,7 @@ __all__ = ["MOST_SUGGESTIONS", "WORKING", "changed_fields", "forecast_box", "loo
 MOST_SUGGESTIONS = 3
 _UNITS = ((3600, "{n} h"), (60, "{n} min"), (1, "{n} s"))
 _TOO_MUCH = "Peak {peak} GiB but only {free} GiB {where} free"
-_VERDICTS = {"fits": "Fits", "tight": "Fits, but tight", "too_big": "Will not fit"}
+_VERDICTS = {Fit.FITS: "Fits", Fit.TIGHT: "Fits, but tight", Fit.TOO_BIG: "Will not fit"}
 WORKING = {"state": "working", "message": "Working out the memory of this model…"}
 
 
@@ -70,7 +70,7 @@ def forecast_box(ladder: Ladder, clip: str, language: Language = ENGLISH, fits_i
     amount = language.say(text, peak=f"{peak / GIB:.2f}", free=f"{free / GIB:.1f}", where=where)
     said, most = language.say(_VERDICTS[state]), max(peak, free, 1)
     box = {
-        "state": state,
+        "state": state.value,
         "verdict": said,
         "clip": clip,
         "amount": amount,

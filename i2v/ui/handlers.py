@@ -10,6 +10,7 @@ import gradio as gr
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from i2v.errors import I2VError, InputError
+from i2v.jobs.folder import if_there
 from i2v.jobs.model import JobState
 from i2v.media.image import check_picture
 from i2v.service import Service, Snapshot
@@ -122,7 +123,7 @@ class Handlers:
         if snapshot is None:
             raise InputError("that job is no longer there")
         extend = wish == "extend"
-        picture = self._service.library.last_frame(job_id) if extend else snapshot.picture("picture.png")
+        picture = self._service.library.last_frame(job_id) if extend else if_there(snapshot.folder.picture)
         updates = self._form.reuse_updates(snapshot.job.request, picture, language)
         return updates | ({self._form.fields["seed"]: ""} if extend else {})
 

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 from pydantic import Field
 
+from i2v.jobs.folder import if_there
 from i2v.jobs.model import JobState
 from i2v.presets.model_preset import load_presets
 from i2v.service import Service, Snapshot
@@ -88,8 +89,9 @@ class _History:
 def history_card(snapshot: Snapshot, language: Language) -> dict[str, Any]:
     """Return what a card shows. `picture` is what the video begins with where there is no video yet, or never."""
     job, request = snapshot.job, snapshot.job.request
-    is_done = job.state is JobState.DONE
-    poster = snapshot.picture("poster.jpg") if is_done else None
+    is_done, progress = job.state is JobState.DONE, snapshot.progress
+    fraction = progress.fraction if progress else 0.0
+    poster = if_there(snapshot.folder.poster) if is_done else None
     return {
         "id": job.id,
         "state": job.state.value,
@@ -104,7 +106,7 @@ def history_card(snapshot: Snapshot, language: Language) -> dict[str, Any]:
         "frames": request.get("num_frames"),
         "created_at": job.created_at,
         "took_s": job.took_s if is_done else None,
-        "percent": round(100 * snapshot.progress.get("fraction", 0.0)) if job.state is JobState.RUNNING else None,
+        "percent": round(100 * fraction) if job.state is JobState.RUNNING else None,
         "favourite": job.favourite,
         "from_command_line": job.runner.startswith("cli"),
     }
@@ -118,7 +120,7 @@ def model_title(request: dict[str, Any]) -> str:
 
 
 def _start_picture(snapshot: Snapshot) -> str:
-    picture = snapshot.picture("picture.png")
+    picture = if_there(snapshot.folder.picture)
     if picture is None or picture.stat().st_size > _MOST_PICTURE_BYTES:
         return ""
     return file_address(picture)

@@ -5,9 +5,10 @@ Amounts in points are MiB, to keep what a tick sends small. static/panel.js draw
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from i2v.jobs.result import MemoryKind, MemorySample, Stage
 from i2v.machine import devices
 from i2v.service import Snapshot
 from i2v.ui.language import ENGLISH, Language
@@ -17,16 +18,10 @@ __all__ = ["job_memory", "machine_memory"]
 
 _MOST_POINTS = 240
 _MIB = 1 << 20
-_BANDS = {"load": "Load", "encode": "Read", "denoise": "Denoise", "decode": "Decode"}
+_BANDS = {Stage.LOAD: "Load", Stage.ENCODE: "Read", Stage.DENOISE: "Denoise", Stage.DECODE: "Decode"}
 
 
-def job_memory(
-    snapshot: Snapshot,
-    plan: Mapping[str, Any],
-    step_downs: Sequence[Mapping[str, Any]],
-    after_s: float,
-    language: Language,
-) -> dict[str, Any] | None:
+def job_memory(snapshot: Snapshot, after_s: float, language: Language) -> dict[str, Any] | None:
     """Return the memory of a run, or None where nothing was measured.
 
     Of the points only those later than `after_s` are sent, thinned where all are; "whole" says that they are all.
@@ -34,21 +29,21 @@ def job_memory(
     samples = snapshot.samples
     if not samples:
         return None
-    last, foreseen = samples[-1], (plan.get("forecast") or {}).get("comparable_bytes") or 0
-    on_gpu = last["kind"] == "gpu"
+    last, foreseen = samples[-1], snapshot.forecast.comparable_bytes if snapshot.forecast else 0
+    on_gpu = last.kind is MemoryKind.GPU
     return {
         "label": language.say("VRAM of this run") if on_gpu else language.say("RAM of the worker process"),
         "device_label": language.say("whole card") if on_gpu else language.say("whole machine"),
-        "used_bytes": last["allocated_bytes"],
-        "reserved_bytes": last["reserved_bytes"] if on_gpu else 0,
-        "peak_words": peak_words(last["peak_bytes"], foreseen, language),
+        "used_bytes": last.allocated_bytes,
+        "reserved_bytes": last.reserved_bytes if on_gpu else 0,
+        "peak_words": peak_words(last.peak_bytes, foreseen, language),
         "foreseen_bytes": foreseen,
-        "device_used_bytes": last["device_used_bytes"],
-        "device_total_bytes": last["device_total_bytes"],
+        "device_used_bytes": last.device_used_bytes,
+        "device_total_bytes": last.device_total_bytes,
         "whole": after_s < 0,
         "points": [_point(sample) for sample in _kept(samples, after_s)],
-        "stages": [[round(begun["t_s"], 2), _band(begun["stage"], language)] for begun in _stages(snapshot)],
-        "marks": [step["t_s"] for step in step_downs],
+        "stages": [[round(begun.t_s, 2), language.say(_BANDS[begun.stage])] for begun in snapshot.stages],
+        "marks": [step.t_s for step in snapshot.step_downs],
     }
 
 
@@ -70,20 +65,12 @@ def machine_memory(language: Language = ENGLISH) -> dict[str, Any]:
     }
 
 
-def _kept(samples: list[dict[str, Any]], after_s: float) -> list[dict[str, Any]]:
-    new = [sample for sample in samples if sample["t_s"] > after_s]
+def _kept(samples: Sequence[MemorySample], after_s: float) -> list[MemorySample]:
+    new = [sample for sample in samples if sample.t_s > after_s]
     every = max(1, -(-len(new) // _MOST_POINTS))
     return [*new[:-1:every], *new[-1:]]
 
 
-def _point(sample: Mapping[str, Any]) -> list[float]:
-    amounts = (sample[name] / _MIB for name in ("allocated_bytes", "reserved_bytes", "device_used_bytes"))
-    return [round(sample["t_s"], 2), *(round(amount, 1) for amount in amounts)]
-
-
-def _stages(snapshot: Snapshot) -> list[dict[str, Any]]:
-    return list(snapshot.live.stages if snapshot.live else (snapshot.job.result or {}).get("stages", []))
-
-
-def _band(stage: str, language: Language) -> str:
-    return language.say(_BANDS[stage]) if stage in _BANDS else ""
+def _point(sample: MemorySample) -> list[float]:
+    amounts = (sample.allocated_bytes, sample.reserved_bytes, sample.device_used_bytes)
+    return [round(sample.t_s, 2), *(round(amount / _MIB, 1) for amount in amounts)]

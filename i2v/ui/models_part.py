@@ -12,7 +12,7 @@ from typing import Any, Literal
 import gradio as gr
 from pydantic import Field, ValidationError
 
-from i2v.errors import I2VError, InputError
+from i2v.errors import InputError
 from i2v.presets.model_preset import preset_named
 from i2v.service import ModelState, Service
 from i2v.service.installed_models import DownloadState
@@ -115,12 +115,12 @@ def model_card(state: ModelState, fits: str, download: DownloadState | None, lan
 
 def _download(download: DownloadState, language: Language) -> dict[str, Any]:
     return {
-        "state": download.state,
+        "state": download.state.value,
         "done_bytes": download.done_bytes,
         "total_bytes": download.total_bytes,
         "bytes_per_s": download.bytes_per_s,
         "eta_s": download.eta_s,
-        "error": language.error(I2VError.from_dict(download.error)) if download.error else "",
+        "error": language.error(download.error.to_error()) if download.error else "",
     }
 
 

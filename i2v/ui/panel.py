@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from i2v.errors import InputError
 from i2v.jobs.model import JobState
+from i2v.jobs.result import Stage
 from i2v.service import Service, Snapshot
 from i2v.ui.html_part import build_drawn
 from i2v.ui.language import ENGLISH, Language
@@ -32,13 +33,13 @@ _STATE_WORDS = {
     JobState.FAILED: "Failed",
 }
 _STAGE_WORDS = {
-    "load": "Loading the model",
-    "encode": "Reading picture and prompt",
-    "denoise": "Denoising",
-    "decode": "Making frames",
+    Stage.LOAD: "Loading the model",
+    Stage.ENCODE: "Reading picture and prompt",
+    Stage.DENOISE: "Denoising",
+    Stage.DECODE: "Making frames",
 }
 _RUNNING = (JobState.RUNNING, JobState.STOPPING, JobState.CANCELLING)
-_COUNTED = ("denoise", "decode")
+_COUNTED = (Stage.DENOISE, Stage.DECODE)
 _MOST_FRAMES = 16  # in one answer
 
 
@@ -69,9 +70,9 @@ def build_panel(service: Service) -> gr.HTML:
         if snapshot is None:
             raise InputError("that job is no longer there")
         if not snapshot.frames_ready:
-            return {"preview": _data_uri(snapshot.folder / "preview.webp"), "frames": []}
+            return {"preview": _data_uri(snapshot.folder.preview), "frames": []}
         numbers = range(asked.have, min(snapshot.frames_ready, asked.have + _MOST_FRAMES))
-        return {"frames": [_data_uri(snapshot.frames_folder / f"{number:05d}.jpg") for number in numbers]}
+        return {"frames": [_data_uri(snapshot.folder.frame(number)) for number in numbers]}
 
     calls = (checked_call("pictures", _Pictures, pictures),)
     return build_drawn("panel", {}, "panel", calls=calls, scripts=("panel_chart", "panel_film"))
@@ -103,52 +104,51 @@ def job_panel(service: Service, snapshot: Snapshot, seen: Seen, language: Langua
     All points of the chart are sent when the stage changes, so that one a tab has missed is made up for.
     """
     job, progress = snapshot.job, snapshot.progress
-    stage = str(progress.get("stage", ""))
+    samples = snapshot.samples
     now = Seen(
         job=job.id,
         state=job.state.value,
-        stage=stage,
-        point_s=snapshot.samples[-1]["t_s"] if snapshot.samples else -1.0,
+        stage=progress.stage.value if progress else "",
+        point_s=samples[-1].t_s if samples else -1.0,
     )
     same = (seen.job, seen.state, seen.stage) == (now.job, now.state, now.stage)
-    plan, step_downs = _plan(snapshot), _from_run(snapshot, "step_downs")
-    memory = job_memory(snapshot, plan, step_downs, seen.point_s if same else -1.0, language)
+    memory = job_memory(snapshot, seen.point_s if same else -1.0, language)
     panel = {
         "job": job.id,
         "state": job.state.value,
         "running": job.state in _RUNNING,
         "size": [job.request.get("width", 1), job.request.get("height", 1)],
-        **_progress(service, snapshot, stage, language),
+        **_progress(service, snapshot, language),
         **_pictures(snapshot),
-        **plan_words(plan, language),
-        "events": [step_down_sentence(step, language) for step in step_downs]
-        + [language.retell(warning) for warning in _from_run(snapshot, "warnings")],
+        **plan_words(snapshot.plan, language),
+        "events": [step_down_sentence(step, language) for step in snapshot.step_downs]
+        + [language.retell(warning) for warning in snapshot.warnings],
         "memory": memory or machine_memory(language),
     }
     return panel, now
 
 
-def _progress(service: Service, snapshot: Snapshot, stage: str, language: Language) -> dict[str, Any]:
+def _progress(service: Service, snapshot: Snapshot, language: Language) -> dict[str, Any]:
     """Return where the run stands; `eta_s` is the time left, `wait_s` the time until a queued job begins."""
     state, progress = snapshot.job.state, snapshot.progress
-    running = state in _RUNNING
+    at = progress if state in _RUNNING else None
     return {
-        "state_words": _words(snapshot, stage, language),
-        "stage": stage if running else "",
-        "step": progress.get("step", 0),
-        "total": progress.get("total", 0) if running and stage in _COUNTED else 0,
-        "fraction": 1.0 if state is JobState.DONE else round(progress.get("fraction", 0.0), 4),
-        "per_second": progress.get("per_second") if running else None,
-        "elapsed_s": progress.get("elapsed_s"),
-        "eta_s": progress.get("eta_s") if state in (JobState.RUNNING, JobState.STOPPING) else None,
+        "state_words": _words(snapshot, language),
+        "stage": at.stage.value if at else "",
+        "step": progress.step if progress else 0,
+        "total": at.total if at and at.stage in _COUNTED else 0,
+        "fraction": 1.0 if state is JobState.DONE else round(progress.fraction if progress else 0.0, 4),
+        "per_second": at.per_second if at else None,
+        "elapsed_s": progress.elapsed_s if progress else None,
+        "eta_s": at.eta_s if at and state is not JobState.CANCELLING else None,
         "wait_s": service.wait_s(snapshot.job.id) if state is JobState.QUEUED else None,
     }
 
 
-def _words(snapshot: Snapshot, stage: str, language: Language) -> str:
-    state = snapshot.job.state
+def _words(snapshot: Snapshot, language: Language) -> str:
+    state, progress = snapshot.job.state, snapshot.progress
     if state is JobState.RUNNING:
-        return language.say(_STAGE_WORDS.get(stage, "Starting the worker"))
+        return language.say(_STAGE_WORDS[progress.stage] if progress else "Starting the worker")
     if state is JobState.QUEUED and snapshot.queue_position:
         return language.say("Waiting, {n} ahead", n=snapshot.queue_position)
     return language.say(_STATE_WORDS[state])
@@ -159,18 +159,6 @@ def _pictures(snapshot: Snapshot) -> dict[str, Any]:
     if snapshot.job.state not in _RUNNING or snapshot.live is None:
         return {"preview": "", "frames": None}
     number, ready = snapshot.live.preview_number, snapshot.frames_ready
-    frames = {"ready": ready, "total": snapshot.progress.get("total", 0), "fps": snapshot.job.request["fps"]}
+    total = snapshot.progress.total if snapshot.progress else 0
+    frames = {"ready": ready, "total": total, "fps": snapshot.job.request["fps"]}
     return {"preview": f"{snapshot.job.attempt}.{number}" if number else "", "frames": frames if ready else None}
-
-
-def _from_run(snapshot: Snapshot, name: str) -> list[Any]:
-    """Return the "step_downs" or "warnings" of a run, while it runs and afterwards."""
-    return list(getattr(snapshot.live, name) if snapshot.live else (snapshot.job.result or {}).get(name, []))
-
-
-def _plan(snapshot: Snapshot) -> dict[str, Any]:
-    """Return the plan at work, with its forecast where the run told one."""
-    if snapshot.live and snapshot.live.plan:
-        return snapshot.live.plan
-    result = snapshot.job.result or {}
-    return {"forecast": result.get("forecast"), **result.get("plan", {})}

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import gradio as gr
 from pydantic import Field
 
+from i2v.jobs.folder import if_there
 from i2v.jobs.model import JobState
 from i2v.service import Service, Snapshot
 from i2v.ui.error_card import error_card
@@ -51,14 +52,14 @@ def file_address(path: Any) -> str:
 
 def result_box(service: Service, snapshot: Snapshot, language: Language) -> dict[str, Any]:
     """Return the box of a job; without a video there is only what can be done again."""
-    job, video, poster = snapshot.job, snapshot.file("mp4"), snapshot.picture("poster.jpg")
+    job, video, poster = snapshot.job, snapshot.file("mp4"), if_there(snapshot.folder.poster)
     if not snapshot.is_over:
         return NOTHING_YET
     box = {
         "job": job.id,
         "state": job.state.value,
         "prompt": job.prompt,
-        "facts": run_facts(job.request, job.result or {}, language),
+        "facts": run_facts(job.request, snapshot.result, language),
         "settings": json.dumps({k: v for k, v in job.request.items() if k not in _OWN}, ensure_ascii=False, indent=1),
         "size": [job.request["width"], job.request["height"]],
         "favourite": job.favourite,

@@ -17,12 +17,27 @@ from typing import Any
 from pydantic import ValidationError
 
 from i2v.errors import GenerationError, I2VError, InputError, OutOfMemoryError, StorageError
+from i2v.jobs.events import Heartbeat, Ready, Unloaded
+from i2v.jobs.folder import JobFolder
+from i2v.jobs.result import ErrorNote, Note
 from i2v.log_file import LogFile
 from i2v.machine import devices
-from i2v.memory.forecast.experience import Experience
 from i2v.request import GenerationRequest
 from i2v.settings import Settings, set_up_logging
-from i2v.worker.protocol import Event, MessageWriter, read_messages
+from i2v.worker.protocol import (
+    COMMANDS,
+    NO_RUN,
+    Cancel,
+    Keep,
+    Message,
+    MessageWriter,
+    ProtocolError,
+    Run,
+    RunId,
+    Stop,
+    Unload,
+    read_messages,
+)
 
 __all__ = ["main"]
 
@@ -35,30 +50,36 @@ class Worker:
 
     def __init__(self, writer: MessageWriter, home: Path):
         self._writer, self._home = writer, home
-        self._commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._cancelled: set[tuple[str, int]] = set()
-        self._kept: set[tuple[str, int]] = set()
+        self._commands: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._cancelled: set[RunId] = set()
+        self._kept: set[RunId] = set()
 
-    def send(self, event: Event) -> None:
-        self._writer.send(event.to_message())
+    def send(self, event: Note, run: RunId = NO_RUN) -> None:
+        """Tell the app something. Raises OSError when it is gone."""
+        self._writer.send(Message(event, run))
 
     def listen(self) -> None:
-        """Sort incoming commands; leave the process when the app is gone."""
-        for message in read_messages(sys.stdin.buffer):
-            match message["type"]:
-                case "cancel":
-                    self._cancelled.add((message["job_id"], message["attempt"]))
-                case "keep":
-                    self._kept.add((message["job_id"], message["attempt"]))
-                case _:
-                    self._commands.put(message)
+        """Sort incoming commands; leave the process when the app is gone, or says what no app of this version says."""
+        try:
+            for message in read_messages(sys.stdin.buffer, COMMANDS):
+                match message.said:
+                    case Cancel():
+                        self._cancelled.add(message.run)
+                    case Keep():
+                        self._kept.add(message.run)
+                    case _:
+                        self._commands.put(message)
+        except ProtocolError as error:
+            _log.error("the worker ends, for a command is not understood: %s", error)
+            logging.shutdown()
+            os._exit(1)
         os._exit(0)
 
     def beat(self) -> None:
         """Tell the app that this process lives, until it ends."""
         pause = threading.Event()
         while not pause.wait(HEARTBEAT_S):
-            self.send(Event("heartbeat"))
+            self.send(Heartbeat())
 
     def work(self) -> None:
         """Run commands until told to stop."""
@@ -68,17 +89,17 @@ class Worker:
             _log.exception("the worker cannot work")
             self._refuse_all(error)
             return
-        self.send(Event("ready", data={"pid": os.getpid()}))
+        self.send(Ready(pid=os.getpid()))
         while True:
-            command = self._commands.get()
-            match command["type"]:
-                case "stop":
+            message = self._commands.get()
+            match message.said:
+                case Stop():
                     return
-                case "unload":
+                case Unload():
                     engine.unload()
-                    self.send(Event("unloaded"))
-                case _:
-                    self._run(engine, command["spec"])
+                    self.send(Unloaded())
+                case Run() as command:
+                    self._run(engine, command, message.run)
 
     def _make_engine(self) -> Any:
         from diffusers.utils import logging as diffusers_logging  # torch comes in here, in the worker only
@@ -98,42 +119,40 @@ class Worker:
         refusal = GenerationError(
             f"{missing} is not installed or does not load", "Run ./start_app.sh, which installs what is missing."
         )
-        while (command := self._commands.get())["type"] != "stop":
-            if command["type"] == "unload":
-                self.send(Event("unloaded"))
-                continue
-            spec = command["spec"]
-            self.send(Event("failed", spec["job_id"], spec["attempt"], refusal.to_dict()))
+        while not isinstance((message := self._commands.get()).said, Stop):
+            if isinstance(message.said, Unload):
+                self.send(Unloaded())
+            else:
+                self.send(ErrorNote.of(refusal), message.run)
 
-    def _run(self, engine: Any, message: dict[str, Any]) -> None:
+    def _run(self, engine: Any, command: Run, run: RunId) -> None:
         from i2v.engine.run import RunSpec
 
-        run = job_id, attempt = message["job_id"], message["attempt"]
-        threading.current_thread().name = f"job {job_id[:8]}.{attempt}"
+        threading.current_thread().name = f"job {run.job_id[:8]}.{run.attempt}"
 
-        def report(kind: str, data: dict[str, Any]) -> None:
-            self.send(Event(kind, job_id, attempt, data))
+        def report(event: Note) -> None:
+            self.send(event, run)
 
         try:
-            request = GenerationRequest.model_validate_json(message["request"])
-            experience = Experience.from_message(message["experience"])
-            spec = RunSpec(job_id, attempt, request, Path(message["home"]), Path(message["folder"]), experience)
+            request = GenerationRequest.model_validate_json(command.request)
+            spec = RunSpec(*run, request, command.home, JobFolder(command.folder), command.experience)
             result = engine.run(spec, report, lambda: run in self._cancelled, lambda: run in self._kept)
         except I2VError as error:
             _log.info("ended: %s", type(error).__name__)
-            report("failed", error.to_dict())
+            report(ErrorNote.of(error))
         except ValidationError:
-            report("failed", InputError("this job was made by another version of i2v", "Generate it anew.").to_dict())
+            other = InputError("this job was made by another version of i2v", "Generate it anew.")
+            report(ErrorNote.of(other))
         except OSError as error:
             _log.exception("a file operation failed")
-            report("failed", _storage_error(error).to_dict())
+            report(ErrorNote.of(_storage_error(error)))
         except Exception as error:  # the worker's outermost edge: anything becomes a failed job, with its trace logged
             _log.exception("the run failed")
-            report("failed", _unexpected(error).to_dict())
+            report(ErrorNote.of(_unexpected(error)))
             logging.shutdown()
             os._exit(1)  # after an unknown failure, of the card say, the next job gets a fresh process
         else:
-            report("done", result)
+            report(result)
 
 
 def _storage_error(error: OSError) -> StorageError:

@@ -14,46 +14,53 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
 
 from i2v.errors import Cancelled, I2VError, StorageError, WorkerDiedError
+from i2v.jobs.events import Lost, Planned, Preview, Progress, Warned
+from i2v.jobs.folder import JobFolder
 from i2v.jobs.model import Job, JobState
+from i2v.jobs.result import ErrorNote, MemorySample, RunResult, StageBegan, StepDown
 from i2v.jobs.store import JobStore
 from i2v.machine import devices
 from i2v.settings import Settings
 from i2v.worker.executor import Executor
 from i2v.worker.past_runs import past_experience
-from i2v.worker.protocol import Event
+from i2v.worker.protocol import Message, Run, RunId
 from i2v.worker.totals import RunTotals
 
-__all__ = ["FRAMES_FOLDER", "Dispatcher", "LiveJob"]
+__all__ = ["Dispatcher", "LiveJob"]
 
 _log = logging.getLogger(__name__)
-FRAMES_FOLDER = "frames"  # in the folder of a job that runs; engine/frame_files.py fills it
 _POLL_S, _IDLE_POLL_S = 0.1, 0.4  # whoever queues a job in this process wakes the dispatcher
 _RECORD_S = 0.5  # progress goes to the store at most this often, and at every change of stage
 _CANCEL_GRACE_S = 30.0
 _KEPT_SAMPLES = 1200  # ten minutes at two samples a second, then every second one is dropped
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended: with a result, an error, or neither."""
+
+    state: JobState
+    result: RunResult | None = None
+    error: ErrorNote | None = None
+
+
 @dataclass
 class LiveJob:
-    """What can be watched of a job that runs in this app.
-
-    `stages`: {"stage", "t_s"} of each that began. It, `samples` and `step_downs` count `t_s` from the run's beginning.
-    """
+    """What can be watched of a job that runs in this app."""
 
     job_id: str
     attempt: int
-    progress: dict[str, Any] = field(default_factory=dict)
-    plan: dict[str, Any] = field(default_factory=dict)
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    step_downs: list[dict[str, Any]] = field(default_factory=list)
+    progress: Progress | None = None
+    planned: Planned | None = None
+    stages: list[StageBegan] = field(default_factory=list)
+    step_downs: list[StepDown] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     preview_number: int = 0
-    samples: deque[dict[str, Any]] = field(default_factory=deque)
+    samples: deque[MemorySample] = field(default_factory=deque)
 
-    def add_sample(self, sample: dict[str, Any]) -> None:
+    def add_sample(self, sample: MemorySample) -> None:
         self.samples.append(sample)
         if len(self.samples) > _KEPT_SAMPLES:
             self.samples = deque(list(self.samples)[::2])
@@ -113,7 +120,7 @@ class Dispatcher:
                 self._run(job)
             except Exception as error:  # the thread's outermost edge: the next job must still run
                 _log.exception("job %s attempt %d could not be run", job.id, job.attempt)
-                self._finish(job, JobState.FAILED, error=_as_error(error))
+                self._finish(job, Ending(JobState.FAILED, error=ErrorNote.of(_as_error(error))))
 
     def _next_job(self) -> Job | None:
         try:
@@ -132,44 +139,37 @@ class Dispatcher:
         watcher = _RunWatch(self._store, self._executor, job)
         self._live = watcher.live
         self._executor.start(
-            {
-                "job_id": job.id,
-                "attempt": job.attempt,
-                "request": json.dumps(job.request),
-                "home": str(self._settings.home),
-                "folder": str(self._settings.job_folder(job.id)),
-                "experience": past_experience(self._store, self._settings.home).to_message(),
-            }
+            watcher.run,
+            Run(
+                request=json.dumps(job.request),
+                home=self._settings.home,
+                folder=self._settings.job_folder(job.id),
+                experience=past_experience(self._store, self._settings.home),
+            ),
         )
         while not self._stop.is_set():
-            event = self._executor.poll(_POLL_S)
-            ended = watcher.see(event) if event else None
-            if ended:
-                state, result, error = ended
-                self._finish(job, state, result, error)
+            message = self._executor.poll(_POLL_S)
+            ending = watcher.see(message) if message else None
+            if ending:
+                self._finish(job, ending)
                 return
             watcher.pass_requests_on()
-        self._finish(job, *watcher.interrupted())
+        self._finish(job, watcher.interrupted())
 
-    def _finish(
-        self,
-        job: Job,
-        state: JobState,
-        result: dict[str, Any] | None = None,
-        error: dict[str, Any] | None = None,
-    ) -> None:
-        shutil.rmtree(self._settings.job_folder(job.id) / FRAMES_FOLDER, ignore_errors=True)  # if the worker was killed
+    def _finish(self, job: Job, ending: Ending) -> None:
+        frames = JobFolder(self._settings.job_folder(job.id)).frames
+        shutil.rmtree(frames, ignore_errors=True)  # if the worker was killed
         for pause_s in (1.0, 5.0, 30.0, 0.0):  # a locked or full disk may recover; the result must not be lost
             try:
-                taken = self._store.finish(job.id, job.attempt, state, result, error)
+                taken = self._store.finish(job.id, job.attempt, ending.state, ending.result, ending.error)
                 if taken:
-                    self.totals.add(state, result)
+                    self.totals.add(ending.state, ending.result)
                 _log.log(
                     logging.INFO if taken else logging.WARNING,
                     "job %s attempt %d: %s%s",
                     job.id,
                     job.attempt,
-                    state,
+                    ending.state,
                     "" if taken else ", but the store had ended it already",
                 )
                 break
@@ -184,36 +184,36 @@ class _RunWatch:
 
     def __init__(self, store: JobStore, executor: Executor, job: Job):
         self._store, self._executor, self._job = store, executor, job
-        self.live = LiveJob(job.id, job.attempt)
+        self.run, self.live = RunId(job.id, job.attempt), LiveJob(job.id, job.attempt)
         self._recorded_s, self._looked_s = 0.0, 0.0
         self._cancel_sent_s: float | None = None
         self._keep_sent = False
 
-    def see(self, event: Event) -> tuple[JobState, dict[str, Any] | None, dict[str, Any] | None] | None:
-        """Take in an event; return (state, result, error) when it ends the run."""
-        if (event.job_id, event.attempt) != (self._job.id, self._job.attempt):
+    def see(self, message: Message) -> Ending | None:
+        """Take in an event; return how the run ended when it did."""
+        if message.run != self.run:
             return None
-        match event.type:
-            case "progress":
-                self._progress(event.data)
-            case "memory":
-                self.live.add_sample(event.data)
-            case "preview":
-                self.live.preview_number = event.data["number"]
-            case "plan":
-                self.live.plan = event.data
-            case "step_down":
-                self.live.step_downs.append(event.data)
-            case "warning":
-                self.live.warnings.append(event.data["message"])
-            case "done":
-                seen = {"samples": _thinned(self.live.samples), "stages": self.live.stages}
-                return JobState.DONE, event.data | seen, None
-            case "failed":
-                state = JobState.CANCELLED if event.data["kind"] == "Cancelled" else JobState.FAILED
-                return state, None, self._with_step_downs(event.data)
-            case "lost":
-                return self._lost(event.data["exit_code"])
+        match message.said:
+            case Progress() as progress:
+                self._progress(progress)
+            case MemorySample() as sample:
+                self.live.add_sample(sample)
+            case Preview(number=number):
+                self.live.preview_number = number
+            case Planned() as planned:
+                self.live.planned = planned
+            case StepDown() as step:
+                self.live.step_downs.append(step)
+            case Warned(message=sentence):
+                self.live.warnings.append(sentence)
+            case RunResult() as result:
+                seen = {"samples": _thinned(self.live.samples), "stages": tuple(self.live.stages)}
+                return Ending(JobState.DONE, result.model_copy(update=seen))
+            case ErrorNote() as error:
+                state = JobState.CANCELLED if error.is_cancelled else JobState.FAILED
+                return Ending(state, error=self._with_step_downs(error))
+            case Lost(exit_code=code):
+                return self._lost(code)
         return None
 
     def pass_requests_on(self) -> None:
@@ -232,20 +232,20 @@ class _RunWatch:
             return
         if job and job.state is JobState.STOPPING and not self._keep_sent:
             self._keep_sent = True
-            self._executor.request_keep(job.id, job.attempt)
+            self._executor.request_keep(self.run)
         if job is None or job.state is not JobState.CANCELLING:
             return
         if self._cancel_sent_s is None:
             self._cancel_sent_s = now
-            self._executor.request_cancel(job.id, job.attempt)
+            self._executor.request_cancel(self.run)
         elif now - self._cancel_sent_s > _CANCEL_GRACE_S:
             self._executor.kill()
 
-    def _progress(self, progress: dict[str, Any]) -> None:
+    def _progress(self, progress: Progress) -> None:
         now = time.monotonic()
-        new_stage = progress["stage"] != self.live.progress.get("stage")
+        new_stage = self.live.progress is None or progress.stage is not self.live.progress.stage
         if new_stage:
-            self.live.stages.append({"stage": progress["stage"], "t_s": round(progress["elapsed_s"], 3)})
+            self.live.stages.append(StageBegan(stage=progress.stage, t_s=round(progress.elapsed_s, 3)))
         self.live.progress = progress
         if new_stage or now - self._recorded_s > _RECORD_S:
             self._recorded_s = now
@@ -254,35 +254,40 @@ class _RunWatch:
             except StorageError as error:  # the next report makes up for it; the run is worth more
                 _log.warning("progress could not be stored: %s", error)
 
-    def interrupted(self) -> tuple[JobState, None, dict[str, Any]]:
+    def interrupted(self) -> Ending:
         """Return how a run ends that this app gives up because it is being stopped."""
         if self._cancel_sent_s is not None:
-            return JobState.CANCELLED, None, Cancelled("the job was cancelled").to_dict()
+            return _cancelled()
         error = WorkerDiedError("i2v was stopped while this job ran", "Press Try again to run it once more.")
-        return JobState.FAILED, None, error.to_dict()
+        return Ending(JobState.FAILED, error=ErrorNote.of(error))
 
-    def _lost(self, exit_code: int | None) -> tuple[JobState, None, dict[str, Any]]:
+    def _lost(self, exit_code: int | None) -> Ending:
         if self._cancel_sent_s is not None:
-            return JobState.CANCELLED, None, Cancelled("the job was cancelled").to_dict()
-        stage = self.live.progress.get("stage", "start")
+            return _cancelled()
+        stage = self.live.progress.stage if self.live.progress else "start"
         error = WorkerDiedError(
             f"the worker process ended unexpectedly during {stage} (exit code {exit_code})",
             "The machine may have run out of memory: press Try again, or choose a smaller size.",
         )
-        return JobState.FAILED, None, self._with_step_downs(error.to_dict())
+        return Ending(JobState.FAILED, error=self._with_step_downs(ErrorNote.of(error)))
 
-    def _with_step_downs(self, error: dict[str, Any]) -> dict[str, Any]:
+    def _with_step_downs(self, error: ErrorNote) -> ErrorNote:
         """Return an error with what the run had already done to go on."""
-        return error | {"step_downs": list(self.live.step_downs)} if self.live.step_downs else error
+        steps = tuple(self.live.step_downs)
+        return error.model_copy(update={"step_downs": steps}) if steps else error
 
 
-def _as_error(error: Exception) -> dict[str, Any]:
+def _cancelled() -> Ending:
+    return Ending(JobState.CANCELLED, error=ErrorNote.of(Cancelled("the job was cancelled")))
+
+
+def _as_error(error: Exception) -> I2VError:
     if isinstance(error, I2VError):
-        return error.to_dict()
+        return error
     what = "the worker process could not be started" if isinstance(error, OSError) else "the job could not be run"
-    return WorkerDiedError(f"{what} ({type(error).__name__})", "The log has the details.").to_dict()
+    return WorkerDiedError(f"{what} ({type(error).__name__})", "The log has the details.")
 
 
-def _thinned(samples: deque[dict[str, Any]], most: int = 240) -> list[dict[str, Any]]:
+def _thinned(samples: deque[MemorySample], most: int = 240) -> tuple[MemorySample, ...]:
     every = max(1, -(-len(samples) // most))
-    return list(samples)[::every]
+    return tuple(samples)[::every]

@@ -15,13 +15,28 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import psutil
 
 from i2v.errors import InputError, WorkerDiedError
+from i2v.jobs.events import Heartbeat, Loaded, Lost, Unloaded
+from i2v.jobs.result import ErrorNote, RunResult
 from i2v.machine.cuda_environment import cuda_environment
-from i2v.worker.protocol import Event, MessageWriter, read_messages
+from i2v.worker.protocol import (
+    EVENTS,
+    NO_RUN,
+    Cancel,
+    Keep,
+    Message,
+    MessageWriter,
+    ProtocolError,
+    Run,
+    RunId,
+    Stop,
+    Unload,
+    read_messages,
+)
 
 __all__ = ["Executor", "LocalExecutor", "WorkerState"]
 
@@ -44,15 +59,28 @@ class WorkerState:
 
 
 class Executor(Protocol):
-    """The seam between the dispatcher and whatever runs jobs."""
+    """The seam between the dispatcher and whatever runs jobs: one at a time, named by its `run`."""
 
-    def warm_up(self) -> None: ...
-    def start(self, spec: dict[str, Any]) -> None: ...
-    def poll(self, timeout_s: float) -> Event | None: ...
-    def request_cancel(self, job_id: str, attempt: int) -> None: ...
-    def request_keep(self, job_id: str, attempt: int) -> None: ...
-    def kill(self) -> None: ...
-    def close(self, grace_s: float) -> None: ...
+    def warm_up(self) -> None:
+        """Get ready for a job that may come."""
+
+    def start(self, run: RunId, command: Run) -> None:
+        """Begin a run. Raises OSError when there is nothing to begin it with."""
+
+    def poll(self, timeout_s: float) -> Message | None:
+        """Return the next event, or None after `timeout_s`. A RunResult, an ErrorNote or Lost ends a run."""
+
+    def request_cancel(self, run: RunId) -> None:
+        """Ask a run to end at its next step."""
+
+    def request_keep(self, run: RunId) -> None:
+        """Ask a run to end at its next step or frame, with a video of what is there."""
+
+    def kill(self) -> None:
+        """End whatever runs at once; Lost follows."""
+
+    def close(self, grace_s: float) -> None:
+        """Let what runs end within `grace_s`, then end it."""
 
 
 class LocalExecutor:
@@ -60,13 +88,13 @@ class LocalExecutor:
 
     def __init__(self, log_level: str = "INFO", heartbeat_limit_s: float = HEARTBEAT_LIMIT_S):
         self._log_level = log_level
-        self._events: queue.Queue[Event] = queue.Queue()
+        self._events: queue.Queue[Message] = queue.Queue()
         self._process: subprocess.Popen[bytes] | None = None
         self._writer: MessageWriter | None = None
         self._listener: threading.Thread | None = None
-        self._running: tuple[str, int] | None = None
+        self._running: RunId | None = None
         self._handing_over = threading.Lock()  # a run and an unload are not handed over at the same time
-        self._held: dict[str, Any] | None = None  # the "loaded" event's data
+        self._held: Loaded | None = None
         self._let_go = threading.Event()
         self._heard_s = 0.0
         self._heartbeat_limit_s = heartbeat_limit_s
@@ -82,16 +110,16 @@ class LocalExecutor:
         if self.pid is None:
             self._spawn()
 
-    def start(self, spec: dict[str, Any]) -> None:
+    def start(self, run: RunId, command: Run) -> None:
         """Hand a job to the worker; what becomes of it comes through `poll`."""
         self.warm_up()
         with self._handing_over:
-            self._running = (spec["job_id"], spec["attempt"])
-            self._send({"type": "run", "spec": spec})
+            self._running = run
+            self._send(Message(command, run))
 
     def state(self) -> WorkerState:
         """Return what the worker process is and holds now."""
-        pid, running, held = self.pid, self._running, self._held or {}
+        pid, running, held = self.pid, self._running, self._held
         if pid is None:
             return WorkerState()
         try:
@@ -100,12 +128,12 @@ class LocalExecutor:
             return WorkerState()
         return WorkerState(
             pid=pid,
-            running_job=running[0] if running else None,
-            model=held.get("model"),
-            weights_bytes=held.get("bytes", 0),
+            running_job=running.job_id if running else None,
+            model=held.model if held else None,
+            weights_bytes=held.bytes if held else 0,
             rss_bytes=rss_bytes,
-            precision=held.get("precision"),
-            device=held.get("device"),
+            precision=held.precision if held else None,
+            device=held.device if held else None,
         )
 
     def unload(self, timeout_s: float = _UNLOAD_LIMIT_S) -> None:
@@ -116,37 +144,37 @@ class LocalExecutor:
             if self.pid is None or self._held is None:
                 return
             self._let_go.clear()
-            self._send({"type": "unload"})
+            self._send(Message(Unload()))
         if not self._let_go.wait(timeout_s):
             raise WorkerDiedError("the worker does not answer", "Wait a moment and try again.")
 
-    def poll(self, timeout_s: float) -> Event | None:
-        """Return the next event, or None after `timeout_s`. A dead or silent worker gives one "lost" event."""
+    def poll(self, timeout_s: float) -> Message | None:
+        """Return the next event, or None after `timeout_s`. A dead or silent worker gives one Lost."""
         reader_ended = not (self._listener and self._listener.is_alive())  # asked first: all it read is queued
         try:
-            event = self._events.get(timeout=timeout_s)
+            message = self._events.get(timeout=timeout_s)
         except queue.Empty:
             if self._running and reader_ended:
-                (job_id, attempt), self._running = self._running, None
-                return Event("lost", job_id, attempt, {"exit_code": self._process.poll() if self._process else None})
+                run, self._running = self._running, None
+                return Message(Lost(exit_code=self._process.poll() if self._process else None), run)
             if self.pid and self._running and time.monotonic() - self._heard_s > self._heartbeat_limit_s:
                 _log.error("the worker has been silent for %.0f s and is ended", self._heartbeat_limit_s)
                 self.kill()
             return None
-        if event.type in ("done", "failed", "lost") and (event.job_id, event.attempt) == self._running:
+        if isinstance(message.said, RunResult | ErrorNote | Lost) and message.run == self._running:
             self._running = None
-        return event
+        return message
 
-    def request_cancel(self, job_id: str, attempt: int) -> None:
+    def request_cancel(self, run: RunId) -> None:
         """Ask the worker to stop a run at its next step."""
-        self._send({"type": "cancel", "job_id": job_id, "attempt": attempt})
+        self._send(Message(Cancel(), run))
 
-    def request_keep(self, job_id: str, attempt: int) -> None:
+    def request_keep(self, run: RunId) -> None:
         """Ask the worker to end a run at its next step or frame, with a video of what is there."""
-        self._send({"type": "keep", "job_id": job_id, "attempt": attempt})
+        self._send(Message(Keep(), run))
 
     def kill(self) -> None:
-        """End the worker at once; a "lost" event follows."""
+        """End the worker at once; Lost follows."""
         if self._process:
             self._process.kill()
             self._process.wait()  # else the next job would be handed to a dying process
@@ -158,8 +186,8 @@ class LocalExecutor:
             return
         if process.poll() is None:
             if self._running:
-                self.request_cancel(*self._running)
-            self._send({"type": "stop"})
+                self.request_cancel(self._running)
+            self._send(Message(Stop()))
             try:
                 process.wait(grace_s)
             except subprocess.TimeoutExpired:
@@ -200,25 +228,37 @@ class LocalExecutor:
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout
         with process.stdout:
-            for message in read_messages(process.stdout):  # type: ignore[arg-type]
-                self._heard_s = time.monotonic()
-                if message["type"] in ("loaded", "unloaded"):
-                    self._holds(message["data"] if message["type"] == "loaded" else None)
-                elif message["type"] != "heartbeat":
-                    self._events.put(Event.from_message(message))
+            try:
+                for message in read_messages(process.stdout, EVENTS):  # type: ignore[arg-type]
+                    self._heard_s = time.monotonic()
+                    self._take_in(message)
+            except ProtocolError as error:
+                _log.error("the worker is ended, for it is not understood: %s", error)
+                process.kill()
         code = process.wait()
         newest = process is self._process  # else the next worker's job must not be blamed
         if newest:
             self._holds(None)
-        job_id, attempt = (self._running if newest else None) or ("", 0)
-        self._events.put(Event("lost", job_id, attempt, {"exit_code": code}))
+        run = (self._running if newest else None) or NO_RUN
+        self._events.put(Message(Lost(exit_code=code), run))
 
-    def _holds(self, model: dict[str, Any] | None) -> None:
+    def _take_in(self, message: Message) -> None:
+        match message.said:
+            case Loaded() as model:
+                self._holds(model)
+            case Unloaded():
+                self._holds(None)
+            case Heartbeat():
+                pass
+            case _:
+                self._events.put(message)
+
+    def _holds(self, model: Loaded | None) -> None:
         self._held = model
         if model is None:
             self._let_go.set()
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: Message) -> None:
         if self._writer is None or self.pid is None:
             return
         try:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import Any
 
 from i2v.jobs.model import JobState
+from i2v.jobs.result import RunResult
 
 __all__ = ["RunTotals"]
 
@@ -19,11 +19,11 @@ class RunTotals:
         self._ended: Counter[JobState] = Counter()
         self._stages: dict[str, tuple[int, float]] = {}
 
-    def add(self, state: JobState, result: dict[str, Any] | None) -> None:
+    def add(self, state: JobState, result: RunResult | None) -> None:
         """Count a run that ended; the seconds of its stages when it has a result."""
         with self._lock:
             self._ended[state] += 1
-            for stage, seconds in (result or {}).get("stage_seconds", {}).items():
+            for stage, seconds in (result.stage_seconds if result else {}).items():
                 runs, sum_s = self._stages.get(stage, (0, 0.0))
                 self._stages[stage] = runs + 1, sum_s + seconds
 

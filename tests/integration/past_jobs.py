@@ -10,17 +10,19 @@ import numpy as np
 from PIL import Image
 
 from i2v.errors import I2VError, OutOfMemoryError
+from i2v.jobs.events import Progress
 from i2v.jobs.model import JobState
+from i2v.jobs.result import ErrorNote, RunResult, Stage, StepDown
 from i2v.jobs.store import JobStore
 from i2v.machine.devices import process_started
 from i2v.media.formats import open_writer
 from i2v.request import build_request
 from i2v.settings import Settings
 
-__all__ = ["STEP_DOWN", "PastJobs", "run_result"]
+__all__ = ["STEP_DOWN", "PastJobs", "progress_at", "run_result"]
 
 GIB = 1 << 30
-STEP_DOWN = {
+STEP_DOWN: dict[str, Any] = {
     "stage": "denoise",
     "step": 3,
     "t_s": 4.2,
@@ -66,6 +68,12 @@ def run_result(**others: Any) -> dict[str, Any]:
     } | others
 
 
+def progress_at(stage: Stage = Stage.DENOISE, step: int = 1, **others: Any) -> Progress:
+    """Return where a run of 50 steps stands after 4 s of about a minute."""
+    values: dict[str, Any] = {"total": 50, "fraction": 0.1, "elapsed_s": 4.0, "eta_s": 60.0, "per_second": 0.5}
+    return Progress(stage=stage, step=step, **values | others)
+
+
 class PastJobs:
     """Writes jobs into a home folder that no app uses yet."""
 
@@ -102,7 +110,8 @@ class PastJobs:
                 writer.write(frame)
         Image.fromarray(frame).save(folder / "poster.jpg")
         Image.fromarray(frame).save(folder / "last.png")
-        assert self._store.finish(job_id, attempt, JobState.DONE, result | {"files": {"mp4": name}}, None)
+        made = RunResult.model_validate(result | {"files": {"mp4": name}})
+        assert self._store.finish(job_id, attempt, JobState.DONE, made, None)
         return job_id
 
     def failed(self, prompt: str, error: I2VError | None = None, latents: bool = False, **values: Any) -> str:
@@ -114,7 +123,7 @@ class PastJobs:
         )
         if latents:
             (folder / "latents.safetensors").write_bytes(b"0")
-        stored = error.to_dict() | {"step_downs": [STEP_DOWN]}
+        stored = ErrorNote.of(error).model_copy(update={"step_downs": (StepDown(**STEP_DOWN),)})
         assert self._store.finish(job_id, attempt, JobState.FAILED, None, stored)
         return job_id
 

@@ -133,7 +133,7 @@ def test_the_jobs_of_a_killed_command_end_with_a_reason(path: Path) -> None:
         os.kill(command.pids[0], signal.SIGKILL)
         assert command.failures() == 1
     ended = store.requeue_or_fail_orphans(process_exists)
-    assert [(job.id, job.state, (job.error or {})["kind"]) for job in ended] == [
+    assert [(job.id, job.state, job.error and job.error.kind) for job in ended] == [
         (running, JobState.FAILED, "WorkerDiedError"),
         (queued, JobState.CANCELLED, "Cancelled"),
     ]

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from i2v.errors import InputError, UnknownJobError
+from i2v.errors import GenerationError, InputError, NotFiniteError, UnknownJobError
 from i2v.jobs.model import TERMINAL, Job, JobState
+from i2v.jobs.result import ErrorNote, RunResult
 from i2v.jobs.store import JobStore
+from tests.integration.past_jobs import progress_at
 
 ME = (os.getpid(), 1.0)
 DEAD = (2**22 + 1, 1.0)
@@ -84,13 +86,13 @@ def test_a_job_goes_from_queued_to_done_and_keeps_what_it_was_given(store: JobSt
     assert running is not None
     assert (running.id, running.state, running.attempt) == (queued.id, JobState.RUNNING, 1)
     assert (running.runner_pid, running.runner_started, running.started_at) == (*ME, 1001.0)
-    assert store.record_progress(queued.id, 1, {"stage": "denoise", "step": 3})
+    assert store.record_progress(queued.id, 1, progress_at(step=3))
     clock.now = 1004.0
-    assert store.finish(queued.id, 1, JobState.DONE, result={"files": {"mp4": "a.mp4"}})
+    assert store.finish(queued.id, 1, JobState.DONE, result=RunResult(files={"mp4": "a.mp4"}))
     done = store.get(queued.id)
     assert done is not None
-    assert (done.state, done.result, done.error) == (JobState.DONE, {"files": {"mp4": "a.mp4"}}, None)
-    assert (done.request, done.image_name, done.progress["step"]) == (queued.request, "fox.png", 3)
+    assert (done.state, done.result, done.error) == (JobState.DONE, RunResult(files={"mp4": "a.mp4"}), None)
+    assert (done.request, done.image_name, done.progress and done.progress.step) == (queued.request, "fox.png", 3)
     assert done.took_s == 3.0
 
 
@@ -124,18 +126,18 @@ def test_each_runner_gets_its_own_jobs_in_order_even_if_the_clock_goes_back(stor
 
 def test_late_and_repeated_events_change_nothing(store: JobStore) -> None:
     first = run(store)
-    assert store.finish(first.id, 1, JobState.FAILED, error={"kind": "NotFiniteError"})
-    assert not store.finish(first.id, 1, JobState.DONE, result={"late": True})
+    assert store.finish(first.id, 1, JobState.FAILED, error=ErrorNote.of(NotFiniteError("no")))
+    assert not store.finish(first.id, 1, JobState.DONE, result=RunResult(frames_sha256="late"))
     store.retry(first.id, "web")
     assert not store.finish(first.id, 1, JobState.CANCELLED), "queued again: the old run may not end it"
     second = store.claim("web", *ME)
     assert second is not None
     assert (second.attempt, second.error, second.finished_at) == (2, None, None)
-    assert not store.finish(first.id, 1, JobState.DONE, result={"late": True})
-    assert not store.record_progress(first.id, 1, {"step": 99})
+    assert not store.finish(first.id, 1, JobState.DONE, result=RunResult(frames_sha256="late"))
+    assert not store.record_progress(first.id, 1, progress_at(step=99))
     assert store.get(first.id) == second
     assert store.finish(first.id, 2, JobState.DONE)
-    assert not store.record_progress(first.id, 2, {"step": 99})
+    assert not store.record_progress(first.id, 2, progress_at(step=99))
     with pytest.raises(ValueError, match="running"):
         store.finish(first.id, 2, JobState.RUNNING)
 
@@ -145,7 +147,7 @@ def test_cancelling_is_at_once_when_queued_and_asked_for_when_running(store: Job
     job = run(store)
     assert store.request_cancel(job.id).state is JobState.CANCELLING
     assert store.request_cancel(job.id).state is JobState.CANCELLING
-    assert store.record_progress(job.id, 1, {"step": 4})
+    assert store.record_progress(job.id, 1, progress_at(step=4))
     assert store.finish(job.id, 1, JobState.DONE)
     assert store.request_cancel(job.id).state is JobState.DONE
     with pytest.raises(InputError, match="There is no job"):
@@ -168,17 +170,17 @@ def test_of_two_ends_that_race_exactly_one_counts(store: JobStore) -> None:
     for _ in range(10):
         job = run(store)
         ends = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
-        won = at_once(*(partial(store.finish, job.id, 1, end, {"by": end}) for end in ends))
+        won = at_once(*(partial(store.finish, job.id, 1, end, RunResult(frames_sha256=end)) for end in ends))
         after = store.get(job.id)
         assert won.count(True) == 1
         assert after is not None
         assert after.state is ends[won.index(True)]
-        assert after.result == {"by": after.state}
+        assert after.result == RunResult(frames_sha256=after.state)
 
 
 def test_a_retried_job_goes_to_the_end_and_counts_on(store: JobStore) -> None:
     failed = run(store)
-    store.finish(failed.id, 1, JobState.FAILED, error={"kind": "GenerationError", "message": "no"})
+    store.finish(failed.id, 1, JobState.FAILED, error=ErrorNote.of(GenerationError("no")))
     waiting = submit(store)
     again = store.retry(failed.id, "web")
     assert (again.state, again.attempt, again.error, again.finished_at) == (JobState.QUEUED, 1, None, None)
@@ -199,7 +201,7 @@ def test_stopping_is_for_a_job_that_runs_and_it_may_still_be_cancelled(store: Jo
     assert store.request_stop(job.id).state is JobState.STOPPING
     assert store.request_stop(job.id).state is JobState.STOPPING
     assert [found.id for found in store.active()] == [job.id]
-    assert store.record_progress(job.id, 1, {"step": 2}), "it still runs"
+    assert store.record_progress(job.id, 1, progress_at(step=2)), "it still runs"
     assert store.request_cancel(job.id).state is JobState.CANCELLING
     assert store.request_stop(job.id).state is JobState.CANCELLING
     assert store.finish(job.id, 1, JobState.CANCELLED)
@@ -232,7 +234,7 @@ def test_jobs_of_a_dead_process_end_and_others_go_on(store: JobStore) -> None:
     assert [(job.id, job.state) for job in ended] == [(for_a_command.id, JobState.CANCELLED)]
     error = (store.get(died.id) or mine).error
     assert error is not None
-    assert (error["kind"], error["remedy"]) == ("WorkerDiedError", "Press Try again to run it once more.")
+    assert (error.kind, error.remedy) == ("WorkerDiedError", "Press Try again to run it once more.")
     assert not store.finish(died.id, 1, JobState.DONE), "it was not dead after all, but too late"
 
 
@@ -274,7 +276,7 @@ def test_only_jobs_that_are_over_can_be_deleted(store: JobStore) -> None:
 def test_a_deleted_job_is_nowhere_until_it_is_restored(store: JobStore) -> None:
     kept, gone = run(store), run(store)
     for job in (kept, gone):
-        store.finish(job.id, 1, JobState.FAILED, error={"kind": "GenerationError"})
+        store.finish(job.id, 1, JobState.FAILED, error=ErrorNote.of(GenerationError("no")))
     before = store.get(gone.id)
     store.delete(gone.id)
     assert [job.id for job in store.list()] == [job.id for job in store.list(search="fox")] == [kept.id]
@@ -310,15 +312,15 @@ def test_a_file_made_later_is_added_to_the_result(store: JobStore) -> None:
     job = run(store)
     with pytest.raises(InputError, match="The job is running"):
         store.add_file(job.id, "gif", "a.gif", 5)
-    store.finish(job.id, 1, JobState.DONE, {"files": {"mp4": "a.mp4"}, "file_bytes": {"mp4": 9}, "seconds": 2})
+    store.finish(job.id, 1, JobState.DONE, RunResult(files={"mp4": "a.mp4"}, file_bytes={"mp4": 9}, seconds=2))
     at_once(*(partial(store.add_file, job.id, kind, f"a.{kind}", 5) for kind in ("gif", "webp")))
     after = store.get(job.id)
     assert after is not None
-    assert after.result == {
-        "files": {"mp4": "a.mp4", "gif": "a.gif", "webp": "a.webp"},
-        "file_bytes": {"mp4": 9, "gif": 5, "webp": 5},
-        "seconds": 2,
-    }
+    assert after.result == RunResult(
+        files={"mp4": "a.mp4", "gif": "a.gif", "webp": "a.webp"},
+        file_bytes={"mp4": 9, "gif": 5, "webp": 5},
+        seconds=2,
+    )
 
 
 def test_jobs_are_found_by_their_picture(store: JobStore) -> None:
@@ -338,7 +340,7 @@ def test_no_sequence_of_calls_leaves_an_impossible_job(store: JobStore) -> None:
         calls: list[Callable[[], Any]] = [
             partial(submit, store),
             partial(store.claim, "web", *rng.choice((ME, DEAD))),
-            partial(store.finish, job.id, rng.randint(0, 3), rng.choice(sorted(TERMINAL)), {}),
+            partial(store.finish, job.id, rng.randint(0, 3), rng.choice(sorted(TERMINAL)), RunResult()),
             partial(store.request_cancel, job.id),
             partial(store.retry, job.id, "web"),
             partial(store.requeue_or_fail_orphans, lambda pid, _: pid == ME[0]),

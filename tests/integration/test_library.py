@@ -18,7 +18,9 @@ import pytest
 from PIL import Image
 
 from i2v.errors import InputError, StorageError, UnknownJobError
+from i2v.jobs.folder import JobFolder
 from i2v.jobs.model import Job, JobState
+from i2v.jobs.result import RunResult
 from i2v.jobs.store import JobStore
 from i2v.media.formats import open_writer, read_request
 from i2v.media.image import load_picture, picture_sha256, save_png
@@ -90,14 +92,14 @@ def add_job(store: JobStore, settings: Settings, picture: Path | None = None, **
             writer.write(frame)
     claimed = store.claim("web", os.getpid(), 1.0)
     assert claimed
-    store.finish(job.id, 1, JobState.DONE, {"files": {"mp4": name}, "file_bytes": {"mp4": 1}})
+    store.finish(job.id, 1, JobState.DONE, RunResult(files={"mp4": name}, file_bytes={"mp4": 1}))
     return snapshot(store, settings, job.id).job
 
 
 def snapshot(store: JobStore, settings: Settings, job_id: str) -> Snapshot:
     job = store.get(job_id)
     assert job
-    return Snapshot(job, None, None, settings.job_folder(job_id))
+    return Snapshot(job, None, None, JobFolder(settings.job_folder(job_id)))
 
 
 # Other formats
@@ -131,7 +133,7 @@ def test_another_format_is_made_once_and_belongs_to_the_job_from_then_on(
     assert after.file("mp4")
     assert found[0].name == f"i2v-{job.id[:8]}{'.zip' if kind == 'png' else '.' + kind}"
     assert read_request(found[0])["request"] == job.request
-    assert not list(after.folder.glob("*.part"))
+    assert not list(after.folder.path.glob("*.part"))
     if kind == "webp":
         with Image.open(found[0]) as picture:
             assert (picture.size, getattr(picture, "n_frames", 0)) == (SIZE, 4)
@@ -150,7 +152,7 @@ def test_a_format_that_fails_half_way_leaves_nothing(
         library.converted(job.id, "gif")
     after = snapshot(store, settings, job.id)
     assert after.file("gif") is None
-    assert [path.suffix for path in after.folder.iterdir()] == [".mp4"]
+    assert [path.suffix for path in after.folder.path.iterdir()] == [".mp4"]
 
 
 def test_what_cannot_be_converted_is_said_in_a_sentence(library: Library, store: JobStore, settings: Settings) -> None:

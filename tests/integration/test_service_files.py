@@ -41,7 +41,7 @@ def test_a_real_job_is_in_history_and_its_prompt_is_not_in_the_log(service: Serv
     assert snapshot.file("gif") == gif
     asked_again, picture = service.library.settings_of(gif)
     assert asked_again == job.request
-    assert picture == snapshot.picture("picture.png")
+    assert picture == snapshot.folder.picture
     service.library.delete(job.id)
     assert service.snapshot(job.id) is None
     assert service.count_jobs() == 0

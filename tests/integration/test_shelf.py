@@ -10,7 +10,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from i2v.errors import I2VError, InputError
+from i2v.errors import InputError
 from i2v.jobs.store import JobStore
 from i2v.models import download
 from i2v.presets.model_preset import ModelPreset, load_presets, preset_named
@@ -99,7 +99,7 @@ def state_of(shelf: ModelShelf) -> DownloadState:
 
 def told(failed: DownloadState) -> str:
     assert failed.error
-    return str(I2VError.from_dict(failed.error))
+    return str(failed.error.to_error())
 
 
 def is_installed(shelf: ModelShelf) -> bool:

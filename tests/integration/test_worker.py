@@ -67,30 +67,31 @@ def worker_pid(service: Service) -> int:
 def denoising(service: Service, job_id: str) -> bool:
     snapshot = service.snapshot(job_id)
     assert snapshot
-    return snapshot.progress.get("stage") == "denoise" and snapshot.progress["step"] >= 1
+    return snapshot.progress is not None and snapshot.progress.stage == "denoise" and snapshot.progress.step >= 1
 
 
 def test_a_job_becomes_a_video_that_says_what_it_is(service: Service, photo: Path) -> None:
     stages: list[str] = []
     job = service.submit(SMALL | {"formats": ("gif", "webp", "png"), "num_inference_steps": 40}, photo)
-    done = service.wait(job.id, lambda s: stages.append(s.progress.get("stage", "")))
+    done = service.wait(job.id, lambda s: stages.append(s.progress.stage if s.progress else ""))
     assert done.job.state is JobState.DONE, done.job.error
     result = done.job.result
     assert result
-    assert set(result["files"]) == {"mp4", "gif", "webp", "png"}
-    for kind in result["files"]:
+    assert result.peak_bytes
+    assert set(result.files) == {"mp4", "gif", "webp", "png"}
+    for kind in result.files:
         path = done.file(kind)
         assert path
         assert read_request(path)["request"] == job.request
     mp4 = done.file()
     assert mp4
     assert [frame.shape for frame in read_frames(mp4)] == [(64, 96, 3)] * 6
-    assert result["peak_bytes"] > 50 << 20
+    assert result.peak_bytes > 50 << 20
     assert done.samples
     assert "denoise" in stages
-    assert done.picture("poster.jpg")
-    assert not list(done.folder.glob("*.part"))
-    assert not (done.folder / "latents.safetensors").exists()
+    assert done.folder.poster.is_file()
+    assert not list(done.folder.path.glob("*.part"))
+    assert not done.folder.latents.exists()
 
 
 def test_the_same_seed_gives_the_same_frames_in_another_process(service: Service, photo: Path) -> None:
@@ -99,7 +100,7 @@ def test_the_same_seed_gives_the_same_frames_in_another_process(service: Service
     wait_until(lambda: service._dispatcher._executor.pid is None)  # type: ignore[attr-defined]
     again = finished(service, service.submit(SMALL, photo).id)
     other = finished(service, service.submit(SMALL | {"seed": 6}, photo).id)
-    hashes = [s.job.result["frames_sha256"] for s in (first, again, other) if s.job.result]
+    hashes = [s.job.result.frames_sha256 for s in (first, again, other) if s.job.result]
     assert hashes[0] == hashes[1] != hashes[2]
 
 
@@ -110,8 +111,9 @@ def test_cancel_takes_effect_within_a_step_and_the_worker_goes_on(service: Servi
     service.cancel(job.id)
     done = finished(service, job.id)
     assert done.job.state is JobState.CANCELLED
-    assert done.progress["step"] < 90
-    assert not list(done.folder.glob("*.mp4*"))
+    assert done.progress
+    assert done.progress.step < 90
+    assert not list(done.folder.path.glob("*.mp4*"))
     assert finished(service, service.submit(SMALL, photo).id).job.state is JobState.DONE
     assert worker_pid(service) == pid
 
@@ -124,32 +126,34 @@ def test_stop_and_keep_while_denoising_gives_a_whole_video_at_once(service: Serv
     assert done.job.state is JobState.DONE, done.job.error
     result = done.job.result
     assert result
-    assert result["stopped"]["stage"] == "denoise"
-    assert 1 <= result["stopped"]["step"] < 90
-    assert result["stopped"]["total"] == 100
+    assert result.stopped
+    assert result.seconds
+    assert result.stopped.stage == "denoise"
+    assert 1 <= result.stopped.step < 90
+    assert result.stopped.total == 100
     mp4 = done.file()
     assert mp4
     assert [frame.shape for frame in read_frames(mp4)] == [(64, 96, 3)] * 12
-    assert done.picture("last.png")
-    assert (done.frames_ready, done.frames_folder.exists()) == (0, False)
-    stages = [stage["stage"] for stage in result["stages"]]
+    assert done.folder.last.is_file()
+    assert (done.frames_ready, done.folder.frames.exists()) == (0, False)
+    stages = [stage.stage for stage in result.stages]
     assert stages == ["load", "encode", "denoise", "decode"]
-    starts = [stage["t_s"] for stage in result["stages"]]
+    starts = [stage.t_s for stage in result.stages]
     assert starts == sorted(starts)
-    assert result["samples"][-1]["t_s"] <= result["seconds"] + 0.1
+    assert result.samples[-1].t_s <= result.seconds + 0.1
     long = service.submit(SMALL | {"width": 768, "height": 512, "num_frames": 60, "num_inference_steps": 60}, photo)
     wait_until(lambda: denoising(service, long.id))
     service.stop_and_keep(long.id)
     assert service.cancel(long.id).state is JobState.CANCELLING, "a person may still change their mind"
     cancelled = finished(service, long.id)
     assert cancelled.job.state is JobState.CANCELLED
-    assert not cancelled.frames_folder.exists()
+    assert not cancelled.folder.frames.exists()
 
 
 def test_stop_and_keep_while_decoding_ends_the_video_and_another_process_may_ask(service: Service, photo: Path) -> None:
     job = service.submit(SMALL | {"width": 768, "height": 512, "num_frames": 80, "num_inference_steps": 1}, photo)
     ready = wait_until(lambda: (s := service.snapshot(job.id)) and s.frames_ready >= 3 and s)
-    assert len(list(ready.frames_folder.glob("*.jpg"))) >= ready.frames_ready
+    assert len(list(ready.folder.frames.glob("*.jpg"))) >= ready.frames_ready
     other = Service(service.settings, runner="cli:0")  # never started: it only asks
     assert other.stop_and_keep(job.id).state is JobState.STOPPING
     other.close()
@@ -158,9 +162,11 @@ def test_stop_and_keep_while_decoding_ends_the_video_and_another_process_may_ask
     result, mp4 = done.job.result, done.file()
     assert result
     assert mp4
-    assert result["stopped"]["stage"] == "decode"
-    assert 3 <= result["stopped"]["step"] == result["num_frames"] < 80
-    assert sum(1 for _ in read_frames(mp4)) == result["num_frames"]
+    assert result.stopped
+    assert result.num_frames
+    assert result.stopped.stage == "decode"
+    assert 3 <= result.stopped.step == result.num_frames < 80
+    assert sum(1 for _ in read_frames(mp4)) == result.num_frames
     assert mp4.read_bytes()[:4096].find(b"moov") > 0, "the index is first, so it can be played and sought at once"
 
 
@@ -209,8 +215,8 @@ def test_a_killed_worker_is_reported_and_the_next_job_runs(service: Service, pho
     failed = finished(service, job.id)
     assert failed.job.state is JobState.FAILED
     assert failed.job.error
-    assert failed.job.error["kind"] == "WorkerDiedError"
-    assert "-9" in failed.job.error["message"]
+    assert failed.job.error.kind == "WorkerDiedError"
+    assert "-9" in failed.job.error.message
     assert finished(service, service.submit(SMALL, photo).id).job.state is JobState.DONE
 
 
@@ -222,13 +228,13 @@ def test_a_worker_killed_in_decode_is_retried_from_its_latents(service: Service,
     assert finished(service, job.id).job.state is JobState.FAILED
     assert service.retry(job.id).id == job.id
     stages: list[str] = []
-    service.wait(job.id, lambda s: stages.append(s.progress.get("stage", "")) if s.live else None)
+    service.wait(job.id, lambda s: stages.append(s.progress.stage if s.progress else "") if s.live else None)
     done = service.snapshot(job.id)
     assert done
     assert done.job.state is JobState.DONE, done.job.error
     assert done.job.attempt == 2
     assert done.job.result
-    assert "denoise" not in done.job.result["stage_seconds"]
+    assert "denoise" not in done.job.result.stage_seconds
 
 
 def test_the_worker_leaves_when_the_app_is_killed(home: Path, photo: Path, tmp_path: Path) -> None:
@@ -301,8 +307,8 @@ def test_a_worker_without_torch_says_so_and_the_page_goes_on(
     done = finished(own_service, job.id)
     assert done.job.state is JobState.FAILED
     assert done.job.error
-    assert "torch is not installed" in done.job.error["message"]
-    assert "start_app.sh" in done.job.error["remedy"]
+    assert "torch is not installed" in done.job.error.message
+    assert "start_app.sh" in done.job.error.remedy
     again = own_service.submit(SMALL, photo)  # the worker lives on and answers the next one too
     assert finished(own_service, again.id).job.state is JobState.FAILED
 
@@ -313,9 +319,10 @@ def test_a_job_keeps_its_forecast_and_its_measured_peak(service: Service, photo:
     assert done.job.state is JobState.DONE, done.job.error
     result = done.job.result
     assert result
-    assert result["peak_bytes"] > 0
-    assert result["forecast"]["peak_ram_bytes"] > 0
-    assert result["step_downs"] == []
+    assert result.peak_bytes
+    assert result.forecast
+    assert result.forecast.peak_ram_bytes > 0
+    assert result.step_downs == ()
 
     def learnt() -> bool:
         ladder = service.forecast(SMALL, (96, 64), wait=True)

@@ -21,6 +21,9 @@ from i2v.engine import checkpoint
 from i2v.engine.checkpoint import load_latents, save_latents
 from i2v.engine.run import Engine, RunSpec
 from i2v.errors import Cancelled, ModelFilesError, NotFiniteError, OutOfMemoryError
+from i2v.jobs.events import Planned, Preview, Progress, RunEvent
+from i2v.jobs.folder import JobFolder
+from i2v.jobs.result import MemorySample, RunResult
 from i2v.media.image import fit_picture, load_picture, save_png
 from i2v.media.video import read_frames
 from i2v.models.motion import Pipeline
@@ -40,28 +43,30 @@ def make_spec(folder: Path, photo: Path, **values: Any) -> RunSpec:
         | values,
         picture.size,
     )
-    return RunSpec("0123456789abcdef", 1, request, folder, folder)
+    return RunSpec("0123456789abcdef", 1, request, folder, JobFolder(folder))
 
 
-def run(engine: Engine, spec: RunSpec, cancelled: Callable[[], bool] = lambda: False) -> list[tuple[str, Any]]:
-    events: list[tuple[str, Any]] = []
-    result = engine.run(spec, lambda kind, data: events.append((kind, data)), cancelled)
-    return [*events, ("result", result)]
+def run(
+    engine: Engine, spec: RunSpec, cancelled: Callable[[], bool] = lambda: False
+) -> tuple[RunResult, list[RunEvent]]:
+    events: list[RunEvent] = []
+    result = engine.run(spec, events.append, cancelled)
+    return result, events
 
 
 def test_a_run_reports_plan_stages_memory_and_a_preview_at_every_step(spec: RunSpec) -> None:
-    events = run(Engine(), spec)
-    assert events[0][0] == "plan"
-    progress = [data for kind, data in events if kind == "progress"]
-    stages = list(dict.fromkeys(p["stage"] for p in progress))
+    _, events = run(Engine(), spec)
+    assert isinstance(events[0], Planned)
+    progress = [event for event in events if isinstance(event, Progress)]
+    stages = list(dict.fromkeys(p.stage for p in progress))
     assert stages == ["load", "encode", "denoise", "decode"]
-    assert [p["fraction"] for p in progress if p["stage"] == "denoise"] == sorted(
-        p["fraction"] for p in progress if p["stage"] == "denoise"
+    assert [p.fraction for p in progress if p.stage == "denoise"] == sorted(
+        p.fraction for p in progress if p.stage == "denoise"
     )
-    assert [data["number"] for kind, data in events if kind == "preview"] == list(range(1, 9))
-    assert sum(kind == "memory" for kind, _ in events) >= 8
-    assert progress[-1]["fraction"] == 1.0
-    with Image.open(spec.folder / "preview.webp") as preview:
+    assert [event.number for event in events if isinstance(event, Preview)] == list(range(1, 9))
+    assert sum(isinstance(event, MemorySample) for event in events) >= 8
+    assert progress[-1].fraction == 1.0
+    with Image.open(spec.folder.path / "preview.webp") as preview:
         assert preview.n_frames > 1  # type: ignore[attr-defined]
 
 
@@ -83,35 +88,35 @@ def test_a_loaded_model_is_used_again(spec: RunSpec) -> None:
 
 @pytest.mark.parametrize("step", [1, 4, 8])
 def test_cancel_takes_effect_within_one_step(spec: RunSpec, step: int) -> None:
-    seen: list[dict[str, Any]] = []
+    seen: list[Progress] = []
 
-    def report(kind: str, data: dict[str, Any]) -> None:
-        if kind == "progress" and data["stage"] == "denoise":
-            seen.append(data)
+    def report(event: RunEvent) -> None:
+        if isinstance(event, Progress) and event.stage == "denoise":
+            seen.append(event)
 
     with pytest.raises(Cancelled):
-        Engine().run(spec, report, lambda: bool(seen) and seen[-1]["step"] >= step)
-    assert seen[-1]["step"] == step
-    assert not list(spec.folder.glob("*.mp4*"))
+        Engine().run(spec, report, lambda: bool(seen) and seen[-1].step >= step)
+    assert seen[-1].step == step
+    assert not list(spec.folder.path.glob("*.mp4*"))
 
 
 def test_cancel_during_decode_leaves_no_half_file(spec: RunSpec) -> None:
     seen: list[int] = []
 
-    def report(kind: str, data: dict[str, Any]) -> None:
-        if kind == "progress" and data["stage"] == "decode":
-            seen.append(data["step"])
+    def report(event: RunEvent) -> None:
+        if isinstance(event, Progress) and event.stage == "decode":
+            seen.append(event.step)
 
     with pytest.raises(Cancelled):
         Engine().run(spec, report, lambda: bool(seen) and seen[-1] >= 2)
-    assert not [p for p in spec.folder.iterdir() if p.suffix in (".mp4", ".part")]
+    assert not [p for p in spec.folder.path.iterdir() if p.suffix in (".mp4", ".part")]
 
 
 def test_numbers_that_overflow_end_the_run_with_a_remedy(spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pipeline, "_predict", lambda self, latents, *_: latents * torch.nan)
     with pytest.raises(NotFiniteError, match="fp32"):
         run(Engine(), spec)
-    assert not list(spec.folder.glob("*.mp4*"))
+    assert not list(spec.folder.path.glob("*.mp4*"))
 
 
 def test_out_of_memory_is_said_and_frees_the_model(spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,11 +151,12 @@ def test_latents_are_kept_when_decoding_fails(spec: RunSpec, monkeypatch: pytest
     monkeypatch.setattr(Pipeline, "decode", broken)
     with pytest.raises(OutOfMemoryError):
         run(Engine(), spec)
-    assert spec.checkpoint.is_file()
+    assert spec.folder.latents.is_file()
     monkeypatch.setattr(Pipeline, "decode", original)
-    events = run(Engine(), spec)
-    assert not [data for kind, data in events if kind == "progress" and data["stage"] == "denoise"]
-    assert not spec.checkpoint.exists()
+    _, events = run(Engine(), spec)
+    assert any(isinstance(event, Progress) for event in events)
+    assert not [event for event in events if isinstance(event, Progress) and event.stage == "denoise"]
+    assert not spec.folder.latents.exists()
 
 
 def test_a_checkpoint_of_another_request_or_a_torn_one_is_ignored(tmp_path: Path, spec: RunSpec) -> None:
@@ -179,16 +185,16 @@ def test_a_checkpoint_counts_for_the_way_the_picture_was_fitted_and_older_ones_f
 
 def test_the_picture_is_fitted_as_asked(tmp_path: Path, photo: Path) -> None:
     spec = make_spec(tmp_path, photo, image_fit="fit", width=64, height=192, num_frames=2, num_inference_steps=1)
-    result = run(Engine(), spec)[-1][1]
-    first = next(iter(read_frames(spec.folder / result["files"]["mp4"])))
-    assert psnr_db(np.asarray(first), fit_picture(load_picture(spec.picture), 64, 192, "fit")) > 32
-    assert psnr_db(np.asarray(first), fit_picture(load_picture(spec.picture), 64, 192)) < 20
+    result, _ = run(Engine(), spec)
+    first = next(iter(read_frames(spec.folder.path / result.files["mp4"])))
+    assert psnr_db(np.asarray(first), fit_picture(load_picture(spec.folder.picture), 64, 192, "fit")) > 32
+    assert psnr_db(np.asarray(first), fit_picture(load_picture(spec.folder.picture), 64, 192)) < 20
 
 
 def test_the_video_begins_with_the_picture(spec: RunSpec) -> None:
-    result = run(Engine(), spec)[-1][1]
-    first = next(iter(read_frames(spec.folder / result["files"]["mp4"])))
-    picture = fit_picture(load_picture(spec.picture), spec.request.width, spec.request.height)
+    result, _ = run(Engine(), spec)
+    first = next(iter(read_frames(spec.folder.path / result.files["mp4"])))
+    picture = fit_picture(load_picture(spec.folder.picture), spec.request.width, spec.request.height)
     assert psnr_db(np.asarray(first), picture) > 32
 
 

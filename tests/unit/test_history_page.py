@@ -11,12 +11,15 @@ import gradio as gr
 import pytest
 
 from i2v.errors import UnknownJobError
+from i2v.jobs.folder import JobFolder
 from i2v.jobs.model import Job, JobState
+from i2v.jobs.result import RunResult
 from i2v.service import Service, Snapshot
 from i2v.ui.compare import compare_jobs
 from i2v.ui.history import build_history, history_card
 from i2v.ui.language import ENGLISH, language_named
 from i2v.ui.script_calls import Asked, checked_call
+from tests.integration.past_jobs import progress_at
 
 CHINESE = language_named("zh-CN")
 REQUEST = {
@@ -34,7 +37,7 @@ REQUEST = {
 
 def snapshot(folder: Path, state: JobState = JobState.DONE, runner: str = "web", **request: Any) -> Snapshot:
     folder.mkdir(exist_ok=True)
-    result = {"files": {"mp4": "i2v-x.mp4"}, "seconds": 2.5, "peak_bytes": 1 << 30} if state is JobState.DONE else None
+    made = RunResult(files={"mp4": "i2v-x.mp4"}, seconds=2.5, peak_bytes=1 << 30)
     job = Job(
         id="0" * 32,
         state=state,
@@ -44,15 +47,15 @@ def snapshot(folder: Path, state: JobState = JobState.DONE, runner: str = "web",
         runner=runner,
         runner_pid=None,
         runner_started=None,
-        progress={"fraction": 0.37},
+        progress=progress_at(fraction=0.37),
         error=None,
-        result=result,
+        result=made if state is JobState.DONE else None,
         favourite=False,
         created_at=1000.0,
         started_at=1001.0,
         finished_at=1003.5 if state is JobState.DONE else None,
     )
-    return Snapshot(job, None, None, folder)
+    return Snapshot(job, None, None, JobFolder(folder))
 
 
 def browser(language: str = "en") -> gr.Request:

@@ -15,6 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from i2v.jobs.database import open_engine, reading, writing
 from i2v.jobs.migrate import upgrade
 from i2v.jobs.model import ACTIVE, HELD, TERMINAL, Job, JobState, may_follow, states_before
+from i2v.jobs.result import RunResult
 from i2v.jobs.schema import METADATA
 from i2v.jobs.store import JobStore
 
@@ -29,7 +30,7 @@ JOB = Job(
     "web",
     1,
     1.0,
-    {},
+    None,
     None,
     None,
     False,
@@ -149,7 +150,7 @@ def test_a_database_of_the_first_version_keeps_its_jobs(tmp_path: Path) -> None:
         connection.execute(sa.insert(sa.table("jobs", *map(sa.column, row))).values(row))
     store = JobStore(path)
     (job,) = store.list(favourites=True)
-    assert (job.id, job.prompt, job.result) == ("a" * 32, "x", {"files": {"mp4": "a.mp4"}})
+    assert (job.id, job.prompt, job.result) == ("a" * 32, "x", RunResult(files={"mp4": "a.mp4"}))
     store.delete(job.id)
     assert (store.list(), store.deleted()) == ([], {job.id})
     store.close()

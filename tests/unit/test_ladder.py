@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from i2v.errors import InputError
+from i2v.jobs.result import RunResult
 from i2v.machine import devices
 from i2v.memory.forecast.experience import Experience
 from i2v.memory.forecast.forms import ModelForms
@@ -25,6 +28,8 @@ from i2v.memory.plan import Masters, Plan
 from i2v.memory.residency import Home
 from i2v.presets.model_preset import preset_named
 from i2v.request import GenerationRequest, build_request
+from i2v.worker.protocol import COMMANDS, Message, Run, RunId, read_messages
+from tests.integration.past_jobs import STEP_DOWN
 
 FASTEST_FIRST = ["resident", "turns", "chunks", "streamed", "parked"]
 LONG: dict[str, Any] = {"width": 1024, "height": 1024, "num_frames": 64}
@@ -471,23 +476,24 @@ def test_a_card_that_is_hidden_from_cuda_is_not_planned_for(monkeypatch: pytest.
 # Past runs
 
 
-def finished(excess: int = 0, **result: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def finished(excess: int = 0, **result: Any) -> tuple[dict[str, Any], RunResult]:
     request = {"model": "i2vgen-xl", "guidance_scale": 9.0, "num_inference_steps": 50}
     foreseen = {"comparable_bytes": 7 * GIB, "counted_bytes": 6 * GIB, "operations": 1e15, "pixels": 4_194_304}
-    return request, {
+    made = {
         "plan": {"device": "cuda:0", "compute": "fp16", "weights": "resident"},
         "forecast": foreseen,
         "peak_bytes": 6 * GIB + excess,
         "step_downs": [],
         "stage_seconds": {"load": 5.0, "encode": 1.0, "denoise": 100.0, "decode": 10.0},
-    } | result
+    }
+    return request, RunResult.model_validate(made | result)
 
 
 RESIDENT = Plan.of(preset_named("i2vgen-xl").declared, "cuda:0", "fp16")
 
 
 def test_runs_without_a_forecast_or_that_stepped_down_teach_nothing() -> None:
-    jobs = [finished(forecast=None), finished(step_downs=[{"stage": "denoise"}]), finished(stage_seconds={})]
+    jobs = [finished(forecast=None), finished(step_downs=[STEP_DOWN]), finished(stage_seconds={})]
     assert Experience.from_results(jobs, {}).records == ()
     assert len(Experience.from_results([*jobs, finished()], {}).records) == 1
 
@@ -505,4 +511,5 @@ def test_excess_is_the_median_of_runs_of_the_same_kind() -> None:
 
 def test_experience_survives_the_way_to_the_worker() -> None:
     known = Experience.from_results([finished(7)], {"cuda:0 fp16": 1e13})
-    assert Experience.from_message(json.loads(json.dumps(known.to_message()))) == known
+    sent = Message(Run(request="{}", home=Path("/h"), folder=Path("/f"), experience=known), RunId("a", 1))
+    assert list(read_messages(io.BytesIO(sent.to_line()), COMMANDS)) == [sent]

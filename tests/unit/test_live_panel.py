@@ -20,7 +20,10 @@ from i2v.errors import (
     OutOfMemoryError,
     StorageError,
 )
+from i2v.jobs.events import Planned
+from i2v.jobs.folder import JobFolder
 from i2v.jobs.model import Job, JobState
+from i2v.jobs.result import ErrorNote, ForecastNote, MemorySample, PlanNote, RunResult, Stage, StepDown
 from i2v.request import build_request
 from i2v.service import Service, Snapshot
 from i2v.settings import Settings
@@ -29,7 +32,7 @@ from i2v.ui.language import ENGLISH, languages
 from i2v.ui.panel import Seen, build_panel, idle_panel, job_panel
 from i2v.ui.result import build_result, result_box
 from i2v.worker.dispatcher import LiveJob
-from tests.integration.past_jobs import GIB, STEP_DOWN, run_result
+from tests.integration.past_jobs import GIB, STEP_DOWN, progress_at, run_result
 
 CHINESE = languages()["zh-CN"]
 JOB_ID = "0123456789abcdef0123456789abcdef"
@@ -46,18 +49,19 @@ def service(tmp_path: Path) -> Iterator[Service]:
 def snapshot(folder: Path, state: JobState, live: LiveJob | None = None, **job: Any) -> Snapshot:
     values = {"model": "motion", "prompt": "zoom in", "num_frames": 24, "seed": 7}
     request = build_request(values, (768, 512)).model_dump(mode="json")
-    known: dict[str, Any] = {"error": None, "result": None, "progress": {}} | job
-    progress, error, result = known["progress"], known["error"], known["result"]
+    known: dict[str, Any] = {"error": None, "result": None, "progress": None} | job
+    progress, error = known["progress"], known["error"]
+    result = RunResult.model_validate(known["result"]) if known["result"] else None
     made = Job(JOB_ID, state, 1, request, "cat.png", "web", None, None, progress, error, result, False, 0.0, 0.0, 0.0)
-    return Snapshot(made, live, 2 if state is JobState.QUEUED else None, folder)
+    return Snapshot(made, live, 2 if state is JobState.QUEUED else None, JobFolder(folder))
 
 
-def running(folder: Path, seconds: int, stage: str = "denoise", state: JobState = JobState.RUNNING) -> Snapshot:
-    live = LiveJob(JOB_ID, 1, plan={"reason": "because", "words": "fp16", "forecast": {"comparable_bytes": 4 * GIB}})
-    live.progress = {"stage": stage, "step": 5, "total": 50, "fraction": 0.21, "elapsed_s": 3.0, "eta_s": 60.0}
-    live.progress["per_second"] = 0.5
+def running(folder: Path, seconds: int, stage: Stage = Stage.DENOISE, state: JobState = JobState.RUNNING) -> Snapshot:
+    plan, forecast = PlanNote(reason="because", words="fp16"), ForecastNote(comparable_bytes=4 * GIB)
+    live = LiveJob(JOB_ID, 1, planned=Planned(plan=plan, forecast=forecast))
+    live.progress = progress_at(stage, 5, fraction=0.21, elapsed_s=3.0)
     for sample in run_result()["samples"][:seconds]:
-        live.add_sample(sample)
+        live.add_sample(MemorySample(**sample))
     return snapshot(folder, state, live)
 
 
@@ -111,7 +115,7 @@ def test_a_tick_sends_only_the_points_that_the_tab_has_not_seen(tmp_path: Path, 
 
 def test_all_points_are_sent_anew_when_the_stage_changes(tmp_path: Path, service: Service) -> None:
     _, seen = job_panel(service, running(tmp_path, 10), NEW, ENGLISH)
-    panel, _ = job_panel(service, running(tmp_path, 12, stage="decode"), seen, ENGLISH)
+    panel, _ = job_panel(service, running(tmp_path, 12, stage=Stage.DECODE), seen, ENGLISH)
     assert panel["memory"]["whole"]
     assert len(times(panel)) == 12
 
@@ -119,7 +123,7 @@ def test_all_points_are_sent_anew_when_the_stage_changes(tmp_path: Path, service
 def test_a_long_run_is_thinned_to_what_a_tick_can_carry(tmp_path: Path, service: Service) -> None:
     live = LiveJob(JOB_ID, 1)
     for step in range(1000):
-        live.add_sample(run_result()["samples"][7] | {"t_s": step / 2})
+        live.add_sample(MemorySample(**run_result()["samples"][7] | {"t_s": step / 2}))
     panel, _ = job_panel(service, snapshot(tmp_path, JobState.RUNNING, live), NEW, ENGLISH)
     assert len(times(panel)) <= 241
     assert times(panel)[-1] == 499.5
@@ -149,11 +153,11 @@ def test_the_panel_speaks_chinese_to_the_last_word(tmp_path: Path, service: Serv
 
 
 def test_frames_that_are_made_already_are_shown_while_the_rest_is_made(tmp_path: Path, service: Service) -> None:
-    now = running(tmp_path, 3, stage="decode")
+    now = running(tmp_path, 3, stage=Stage.DECODE)
     assert now.live
     now.live.preview_number = 50
     assert job_panel(service, now, NEW, ENGLISH)[0]["preview"] == "1.50"
-    now.live.progress["step"] = 3
+    now.live.progress = progress_at(Stage.DECODE, 3)
     frames = job_panel(service, now, NEW, ENGLISH)[0]["frames"]
     assert (frames["ready"], frames["total"], frames["fps"]) == (3, 50, now.job.request["fps"])
 
@@ -172,10 +176,10 @@ def test_a_tab_gets_the_preview_then_the_frames_that_it_has_not(
     assert part.pictures(asked, None) == {"preview": "", "frames": []}  # it is being replaced just now
     (tmp_path / "preview.webp").write_bytes(b"x")
     assert part.pictures(asked, None)["preview"] == "data:image/webp;base64,eA=="
-    now.live.progress |= {"stage": "decode", "step": 30}
-    now.frames_folder.mkdir()
+    now.live.progress = progress_at(Stage.DECODE, 30)
+    now.folder.frames.mkdir()
     for number in range(30):
-        (now.frames_folder / f"{number:05d}.jpg").write_bytes(b"x")
+        (now.folder.frame(number)).write_bytes(b"x")
     assert len(part.pictures(asked, None)["frames"]) == 16
     assert part.pictures(asked | {"have": 28}, None)["frames"] == ["data:image/jpeg;base64,eA=="] * 2
     assert part.pictures(asked | {"have": 99}, None)["frames"] == []
@@ -243,13 +247,13 @@ def test_a_job_that_is_gone_is_told_and_not_raised(service: Service) -> None:
 
 
 def failed(folder: Path, error: I2VError, **others: Any) -> Snapshot:
-    return snapshot(folder, JobState.FAILED, error=error.to_dict() | others)
+    return snapshot(folder, JobState.FAILED, error=ErrorNote.of(error).model_copy(update=others))
 
 
 def test_the_card_says_what_happened_what_was_done_and_what_to_do(tmp_path: Path, service: Service) -> None:
     (tmp_path / "latents.safetensors").write_bytes(b"x")
     error = OutOfMemoryError("memory ran out during decode, with the smallest plan already", "Choose fewer frames.")
-    card = error_card(service, failed(tmp_path, error, step_downs=[STEP_DOWN]), ENGLISH)
+    card = error_card(service, failed(tmp_path, error, step_downs=(StepDown(**STEP_DOWN),)), ENGLISH)
     assert card["what"] == "Memory ran out during decode, with the smallest plan already."
     assert card["todo"] == "Choose fewer frames."
     assert "Stepped down after 4 s" in card["did"][0]

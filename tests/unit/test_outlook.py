@@ -16,6 +16,7 @@ from i2v.jobs.store import JobStore
 from i2v.memory.machine_now import GIB
 from i2v.request import GenerationRequest, build_request
 from i2v.service.expectations import Outlook
+from tests.integration.past_jobs import progress_at
 
 
 class Foresees:
@@ -81,9 +82,9 @@ def test_a_job_waits_for_what_runs_and_for_those_before_it(store: JobStore) -> N
     assert store.claim("web", os.getpid(), 1.0)
     assert outlook.wait_s(running.id) is None
     assert outlook.wait_s(second.id) == 10, "nothing is reported yet: what such a job takes"
-    store.record_progress(running.id, 1, {"eta_s": None, "elapsed_s": 4.0})
+    store.record_progress(running.id, 1, progress_at(eta_s=None))
     assert outlook.wait_s(second.id) == 6
-    store.record_progress(running.id, 1, {"eta_s": 5.0, "elapsed_s": 4.0})
+    store.record_progress(running.id, 1, progress_at(eta_s=5.0))
     assert outlook.wait_s(second.id) == 5
     eta[running.id] = 3.0
     assert outlook.wait_s(second.id) == 3, "the live figure is newer than the stored"

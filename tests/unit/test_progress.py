@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from i2v.engine.progress import ProgressClock, Stage
+from i2v.engine.progress import ProgressClock
+from i2v.jobs.result import Stage
 
 
 class Clock:

@@ -16,8 +16,10 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from i2v import errors
-from i2v.errors import I2VError, InputError, StorageError
+from i2v.errors import Cancelled, I2VError, InputError, StorageError
+from i2v.jobs.folder import JobFolder
 from i2v.jobs.model import Job, JobState
+from i2v.jobs.result import ErrorNote, RunResult, Stage
 from i2v.machine.devices import Gpu
 from i2v.request import GenerationRequest
 from i2v.rest.answers import JobAnswer, job_answer
@@ -29,6 +31,7 @@ from i2v.rest.routes import add_rest
 from i2v.service import Service, Snapshot
 from i2v.settings import Settings
 from i2v.worker.totals import RunTotals
+from tests.integration.past_jobs import progress_at
 
 JOB = Job(
     id="0f" * 16,
@@ -39,7 +42,7 @@ JOB = Job(
     runner="web",
     runner_pid=1,
     runner_started=1.0,
-    progress={"stage": "denoise", "step": 1},
+    progress=progress_at(step=1),
     error=None,
     result=None,
     favourite=False,
@@ -50,7 +53,7 @@ JOB = Job(
 
 
 def answer(**changes: Any) -> JobAnswer:
-    return job_answer(Snapshot(replace(JOB, **changes), None, None, Path("/nowhere")))
+    return job_answer(Snapshot(replace(JOB, **changes), None, None, JobFolder(Path("/nowhere"))))
 
 
 @pytest.fixture
@@ -203,12 +206,12 @@ def test_a_forecast_that_is_not_ready_says_when_to_ask_again(service: Service, m
 
 def test_a_revision_changes_with_the_job_and_only_then() -> None:
     assert answer().revision == answer().revision != ""
-    assert answer().revision != answer(progress={"stage": "denoise", "step": 2}).revision
+    assert answer().revision != answer(progress=progress_at(step=2)).revision
     assert answer().revision != answer(state=JobState.CANCELLING).revision
 
 
 def test_an_answer_tells_times_in_utc_and_nothing_of_processes() -> None:
-    told = answer(error={"kind": "Cancelled", "message": "gone", "remedy": "", "field": None, "exit_status": 130})
+    told = answer(error=ErrorNote.of(Cancelled("gone")))
     assert told.model_dump(mode="json")["started_at"] == "1970-01-01T00:00:01.500000Z"
     assert told.error
     assert told.error.kind == "Cancelled"
@@ -271,8 +274,8 @@ def test_a_long_poll_answers_at_a_change_at_the_end_and_when_time_is_over() -> N
 
 def test_totals_count_runs_and_the_seconds_of_their_stages() -> None:
     totals = RunTotals()
-    totals.add(JobState.DONE, {"stage_seconds": {"encode": 0.5, "denoise": 2.0}})
-    totals.add(JobState.DONE, {"stage_seconds": {"denoise": 1.0}})
+    totals.add(JobState.DONE, RunResult(stage_seconds={Stage.ENCODE: 0.5, Stage.DENOISE: 2.0}))
+    totals.add(JobState.DONE, RunResult(stage_seconds={Stage.DENOISE: 1.0}))
     totals.add(JobState.FAILED, None)
     assert totals.ended() == {JobState.DONE: 2, JobState.FAILED: 1}
     assert totals.stages() == {"encode": (1, 0.5), "denoise": (2, 3.0)}

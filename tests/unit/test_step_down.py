@@ -13,10 +13,13 @@ import torch
 
 from i2v.engine import one_run
 from i2v.engine.doors import SpillWatch, is_out_of_memory, with_less_memory
-from i2v.engine.memory_watch import MemorySample, MemoryWatch
+from i2v.engine.memory_watch import MemoryWatch
 from i2v.engine.one_run import OneRun
 from i2v.engine.run import Engine, RunSpec
 from i2v.errors import OutOfMemoryError
+from i2v.jobs.events import Progress, RunEvent, Warned
+from i2v.jobs.folder import JobFolder
+from i2v.jobs.result import MemoryKind, MemorySample, RunResult, Stage, StepDown, WeightsNote
 from i2v.memory.forecast.peaks import Forecast
 from i2v.memory.knobs import FRAME_CHUNKS, PARKED_SKIPS, VAE_BANDS
 from i2v.memory.ladder import Rung
@@ -65,18 +68,15 @@ class Watched:
         Image.fromarray(noise).save(folder / "picture.png")
         values = {"model": "i2vgen-xl", "prompt": "a", "seed": 5, "width": 72, "height": 64, "num_frames": FRAMES}
         request = build_request(values | {"num_inference_steps": STEPS}, (72, 64))
-        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.events: list[RunEvent] = []
         self.latents: torch.Tensor | None = None
         nothing = Forecast({}, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, None)
-        spec = RunSpec("0" * 16, 1, request, folder, folder)
-        self.run = OneRun(spec, Rung(plan, nothing, True, True), self._see, lambda: False, {})
+        spec = RunSpec("0" * 16, 1, request, folder, JobFolder(folder))
+        self.run = OneRun(spec, Rung(plan, nothing, True, True), self.events.append, lambda: False, {})
         self.run.pipeline = pipeline
         pipeline.arrange(plan)
 
-    def _see(self, kind: str, data: dict[str, Any]) -> None:
-        self.events.append((kind, data))
-
-    def make(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    def make(self, monkeypatch: pytest.MonkeyPatch) -> RunResult:
         def keep(path: Path, request: Any, latents: torch.Tensor) -> None:
             self.latents = latents.clone()
 
@@ -86,13 +86,15 @@ class Watched:
 
     @property
     def steps_done(self) -> list[int]:
-        progress = (data for kind, data in self.events if kind == "progress")
-        return [data["step"] for data in progress if data["stage"] == "denoise" and data["step"] > 0]
+        return self._progress(Stage.DENOISE)
 
     @property
     def frames_done(self) -> list[int]:
-        progress = (data for kind, data in self.events if kind == "progress")
-        return [data["step"] for data in progress if data["stage"] == "decode" and data["step"] > 0]
+        return self._progress(Stage.DECODE)
+
+    def _progress(self, stage: Stage) -> list[int]:
+        seen = (event for event in self.events if isinstance(event, Progress))
+        return [event.step for event in seen if event.stage is stage and event.step > 0]
 
 
 def out_of_memory_at(module: torch.nn.Module, call: int) -> Callable[[], None]:
@@ -154,13 +156,14 @@ def test_a_run_that_runs_out_finishes_with_the_result_of_the_smaller_plan(
     take_away()
     assert watched.steps_done == [1, 2, 3], "a step was lost or computed twice"
     assert sorted(set(watched.frames_done)) == [1, 2, 3, 4, 5]
-    assert [step["stage"] for step in result["step_downs"]] == [stage]
-    assert result["plan"]["words"] == smaller.words()
-    assert [kind for kind, _ in watched.events if kind == "step_down"] == ["step_down"]
+    assert [step.stage for step in result.step_downs] == [stage]
+    assert result.plan
+    assert result.plan.words == smaller.words()
+    assert [event for event in watched.events if isinstance(event, StepDown)] == list(result.step_downs)
 
     planned = Watched(pipeline, tmp_path / "planned", smaller)
     again = planned.make(monkeypatch)
-    assert again["step_downs"] == []
+    assert again.step_downs == ()
     assert watched.latents is not None
     assert planned.latents is not None
     error = (watched.latents - planned.latents).abs().max() / planned.latents.abs().max()
@@ -174,7 +177,7 @@ def test_the_whole_ladder_is_gone_down_before_a_run_is_given_up(
     pipeline.unet.register_forward_pre_hook(_always_out)
     with pytest.raises(OutOfMemoryError, match="smallest plan"):
         watched.make(monkeypatch)
-    downs = [data["after"] for kind, data in watched.events if kind == "step_down"]
+    downs = [event.after for event in watched.events if isinstance(event, StepDown)]
     assert len(downs) == len(set(downs)) == len(list(smaller_plans(WHOLE, "denoise", FRAMES)))
     assert "parked_skips" in watched.run.plan.knobs
 
@@ -201,7 +204,7 @@ def test_nothing_of_the_failed_call_is_held_when_it_is_made_again() -> None:
 
     gc.disable()
     try:
-        assert with_less_memory(call, "denoise", lambda stage, why: True) == 1
+        assert with_less_memory(call, Stage.DENOISE, lambda stage, why: True) == 1
     finally:
         gc.enable()
     assert alive_at_retry == [False]
@@ -215,7 +218,7 @@ def test_out_of_memory_is_told_from_other_errors() -> None:
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError("shapes do not fit"))
     with pytest.raises(RuntimeError, match="shapes"):
-        with_less_memory(_wrong_shapes, "denoise", lambda stage, why: True)
+        with_less_memory(_wrong_shapes, Stage.DENOISE, lambda stage, why: True)
 
 
 def _wrong_shapes() -> None:
@@ -242,15 +245,20 @@ def test_plans_get_smaller_and_end() -> None:
     assert {plan.home for plan in on_cpu} == {Home.RESIDENT}
 
 
+def _sample(used: int) -> MemorySample:
+    values = dict.fromkeys(("allocated_bytes", "reserved_bytes", "peak_bytes"), 1)
+    return MemorySample(kind=MemoryKind.GPU, t_s=0.0, device_used_bytes=used, device_total_bytes=100, **values)
+
+
 def test_a_full_card_is_warned_of_once(pipeline: Pipeline, tmp_path: Path) -> None:
     watched = Watched(pipeline, tmp_path, WHOLE)
-    low, high = (MemorySample("gpu", 0.0, 1, 1, 1, used, 100) for used in (50, 95))
+    low, high = (_sample(used) for used in (50, 95))
     for sample in (high, high, low, high, high, high):
         watched.run.see_memory(sample)
-    assert not [kind for kind, _ in watched.events if kind == "warning"], "it did not last"
+    assert not [event for event in watched.events if isinstance(event, Warned)], "it did not last"
     for _ in range(8):
         watched.run.see_memory(high)
-    (warning,) = [data["message"] for kind, data in watched.events if kind == "warning"]
+    (warning,) = [event.message for event in watched.events if isinstance(event, Warned)]
     assert "above 90" in warning
     assert "fewer frames" in warning
 
@@ -262,15 +270,15 @@ def test_an_engine_steps_down_while_loading(checkpoint: Path, tmp_path: Path, mo
                       tmp_path, WHOLE)  # fmt: skip
     tried: list[str] = []
 
-    def load(preset: Any, home: Path, plan: Plan) -> tuple[Any, dict[str, Any]]:
+    def load(preset: Any, home: Path, plan: Plan) -> tuple[Any, WeightsNote]:
         tried.append(plan.home)
         if plan.home is Home.RESIDENT:
             raise torch.OutOfMemoryError("injected")
         loaded = Pipeline.load(checkpoint, preset, torch.device("cpu"), torch.float32)
-        return loaded, {"total_bytes": 1}
+        return loaded, WeightsNote(total_bytes=1)
 
     monkeypatch.setattr(engine_run, "load_pipeline", load)
     engine = Engine()
-    with_less_memory(lambda: engine._load(watched.run, preset_named("i2vgen-xl")), "load", watched.run.step_down)
+    with_less_memory(lambda: engine._load(watched.run, preset_named("i2vgen-xl")), Stage.LOAD, watched.run.step_down)
     assert tried == ["resident", "turns"]
     assert watched.run.plan.home is Home.TURNS

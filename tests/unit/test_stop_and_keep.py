@@ -20,13 +20,16 @@ from i2v.engine.checkpoint import load_latents
 from i2v.engine.frame_files import FrameFiles
 from i2v.engine.run import Engine, RunSpec
 from i2v.errors import Cancelled, OutOfMemoryError
+from i2v.jobs.events import Loaded, Progress, RunEvent, Unloaded
+from i2v.jobs.folder import JobFolder
+from i2v.jobs.result import MemorySample, RunResult, Stage, Stopped
 from i2v.media.formats import read_request
 from i2v.media.video import read_frames
 from i2v.memory.forecast.experience import RunRecord
 from i2v.models.motion import Pipeline
 from tests.unit.test_engine import make_spec
 
-Events = list[tuple[str, dict[str, Any]]]
+Events = list[RunEvent]
 
 
 @pytest.fixture
@@ -39,27 +42,23 @@ def engine() -> Engine:
     return Engine()
 
 
-def stopped_at(engine: Engine, spec: RunSpec, stage: str, step: int) -> tuple[dict[str, Any], Events]:
+def stopped_at(engine: Engine, spec: RunSpec, stage: str, step: int) -> tuple[RunResult, Events]:
     """Run, and ask to keep what is there once a stage has come to a step."""
     events: Events = []
-
-    def report(kind: str, data: dict[str, Any]) -> None:
-        events.append((kind, data))
-
-    result = engine.run(spec, report, lambda: False, lambda: has_reached(events, stage, step))
+    result = engine.run(spec, events.append, lambda: False, lambda: has_reached(events, stage, step))
     return result, events
 
 
 def has_reached(events: Events, stage: str, step: int) -> bool:
-    return any(data["stage"] == stage and data["step"] >= step for data in progress_of(events))
+    return any(at.stage == stage and at.step >= step for at in progress_of(events))
 
 
-def progress_of(events: Events) -> list[dict[str, Any]]:
-    return [data for kind, data in events if kind == "progress"]
+def progress_of(events: Events) -> list[Progress]:
+    return [event for event in events if isinstance(event, Progress)]
 
 
-def frames_of(spec: RunSpec, result: dict[str, Any]) -> list[np.ndarray]:
-    return list(read_frames(spec.folder / result["files"]["mp4"]))
+def frames_of(spec: RunSpec, result: RunResult) -> list[np.ndarray]:
+    return list(read_frames(spec.folder.path / result.files["mp4"]))
 
 
 @pytest.mark.parametrize(("stage", "asked", "step"), [("load", 0, 1), ("denoise", 0, 1), ("denoise", 3, 3)])
@@ -67,13 +66,17 @@ def test_stopped_while_denoising_gives_all_frames_of_the_latest_finished_step(
     engine: Engine, spec: RunSpec, stage: str, asked: int, step: int
 ) -> None:
     result, events = stopped_at(engine, spec, stage, asked)
-    assert result["stopped"] == {"stage": "denoise", "step": step, "total": 4}
-    assert result["num_frames"] == len(frames_of(spec, result)) == 5
-    assert max(data["step"] for data in progress_of(events) if data["stage"] == "denoise") == step
-    assert progress_of(events)[-1] | {"elapsed_s": 0, "per_second": 0} == {
+    assert result.stopped == Stopped(stage=Stage.DENOISE, step=step, total=4)
+    assert result.num_frames == len(frames_of(spec, result)) == 5
+    assert max(at.step for at in progress_of(events) if at.stage == "denoise") == step
+    assert progress_of(events)[-1].to_json() | {"elapsed_s": 0, "per_second": 0} == {
         "stage": "decode", "step": 5, "total": 5, "fraction": 1.0, "eta_s": 0.0, "elapsed_s": 0, "per_second": 0,
     }  # fmt: skip
-    assert read_request(spec.folder / result["files"]["mp4"])["stopped"] == result["stopped"]
+    assert read_request(spec.folder.path / result.files["mp4"])["stopped"] == {
+        "stage": "denoise",
+        "step": step,
+        "total": 4,
+    }
 
 
 def test_what_is_decoded_is_the_clean_estimate_and_no_noise(
@@ -107,17 +110,17 @@ def test_what_is_decoded_is_the_clean_estimate_and_no_noise(
 def test_stopped_while_decoding_keeps_the_frames_so_far_and_at_least_two(
     engine: Engine, spec: RunSpec, asked: int, frames: int
 ) -> None:
-    whole = engine.run(spec, lambda *_: None, lambda: False)
+    whole = engine.run(spec, lambda _: None, lambda: False)
     every = frames_of(spec, whole)
     result, events = stopped_at(engine, spec, "decode", asked)
-    assert result["stopped"] == {"stage": "decode", "step": frames, "total": 5}
+    assert result.stopped == Stopped(stage=Stage.DECODE, step=frames, total=5)
     kept = frames_of(spec, result)
-    assert result["num_frames"] == len(kept) == frames
+    assert result.num_frames == len(kept) == frames
     assert all(np.abs(a.astype(int) - b).mean() < 2 for a, b in zip(kept, every, strict=False))
-    with Image.open(spec.folder / result["files"]["gif"]) as gif:
+    with Image.open(spec.folder.path / result.files["gif"]) as gif:
         assert gif.n_frames == frames  # type: ignore[attr-defined]
     last = progress_of(events)[-1]
-    assert (last["step"], last["total"], last["fraction"], last["eta_s"]) == (frames, frames, 1.0, 0.0)
+    assert (last.step, last.total, last.fraction, last.eta_s) == (frames, frames, 1.0, 0.0)
 
 
 @pytest.mark.parametrize(("stage", "step"), [("denoise", 4), ("decode", 5)])
@@ -125,7 +128,8 @@ def test_asked_when_a_stage_was_done_anyway_the_video_is_whole(
     engine: Engine, spec: RunSpec, stage: str, step: int
 ) -> None:
     result, _ = stopped_at(engine, spec, stage, step)
-    assert "stopped" not in result
+    assert result.stopped is None
+    assert "stopped" not in result.to_json()
     assert len(frames_of(spec, result)) == 5
 
 
@@ -140,12 +144,12 @@ def test_a_retry_of_a_run_that_was_stopped_denoises_anew(
     monkeypatch.setattr(Pipeline, "decode", broken)
     with pytest.raises(RuntimeError, match="pretended"):
         stopped_at(engine, spec, "denoise", 2)
-    assert load_latents(spec.checkpoint, spec.request) is None
-    assert not spec.checkpoint.exists()
+    assert load_latents(spec.folder.latents, spec.request) is None
+    assert not spec.folder.latents.exists()
     monkeypatch.setattr(Pipeline, "decode", decode)
     again, events = stopped_at(engine, spec, "never", 0)
-    assert "stopped" not in again
-    assert sum(data["stage"] == "denoise" for data in progress_of(events)) == 5
+    assert again.stopped is None
+    assert sum(at.stage == "denoise" for at in progress_of(events)) == 5
 
 
 def test_a_stopped_run_can_still_be_cancelled(engine: Engine, spec: RunSpec) -> None:
@@ -153,11 +157,11 @@ def test_a_stopped_run_can_still_be_cancelled(engine: Engine, spec: RunSpec) -> 
     with pytest.raises(Cancelled):
         engine.run(
             spec,
-            lambda kind, data: events.append((kind, data)),
+            events.append,
             lambda: has_reached(events, "decode", 2),
             lambda: has_reached(events, "denoise", 2),
         )
-    left = {path.name for path in spec.folder.iterdir()}
+    left = {path.name for path in spec.folder.path.iterdir()}
     assert left <= {"picture.png", "preview.webp", "poster.jpg"}
 
 
@@ -166,17 +170,19 @@ def test_a_stopped_run_says_nothing_about_how_long_whole_ones_take() -> None:
     plan = {"device": "cpu", "compute": "fp32", "weights": "resident"}
     foreseen = {"counted_bytes": 1, "operations": 1.0, "pixels": 1}
     result = {"plan": plan, "forecast": foreseen, "peak_bytes": 2, "stage_seconds": {"denoise": 1.0}}
-    assert RunRecord.of(request, result) is not None
-    assert RunRecord.of(request, result | {"stopped": {"stage": "denoise", "step": 1, "total": 8}}) is None
+    whole = RunResult.model_validate(result)
+    stopped = whole.model_copy(update={"stopped": Stopped(stage=Stage.DENOISE, step=1, total=8)})
+    assert RunRecord.of(request, whole) is not None
+    assert RunRecord.of(request, stopped) is None
 
 
 # Frames as they come, and the last one
 
 
-def watched(engine: Engine, spec: RunSpec, look: Callable[[int], None]) -> dict[str, Any]:
-    def report(kind: str, data: dict[str, Any]) -> None:
-        if kind == "progress" and data["stage"] == "decode":
-            look(data["step"])
+def watched(engine: Engine, spec: RunSpec, look: Callable[[int], None]) -> RunResult:
+    def report(event: RunEvent) -> None:
+        if isinstance(event, Progress) and event.stage == "decode":
+            look(event.step)
 
     return engine.run(spec, report, lambda: False)
 
@@ -185,7 +191,7 @@ def test_each_frame_is_there_small_while_the_rest_decodes_and_gone_at_the_end(
     engine: Engine, tmp_path: Path, photo: Path
 ) -> None:
     spec = make_spec(tmp_path, photo, width=512, height=320, num_frames=3, num_inference_steps=1)
-    folder, seen = spec.folder / "frames", []
+    folder, seen = spec.folder.path / "frames", []
     folder.mkdir()
     (folder / "00099.jpg").write_bytes(b"stale")
 
@@ -205,14 +211,14 @@ def test_each_frame_is_there_small_while_the_rest_decodes_and_gone_at_the_end(
 def test_frames_are_gone_after_a_run_that_was_cancelled(engine: Engine, spec: RunSpec) -> None:
     events: Events = []
     with pytest.raises(Cancelled):
-        engine.run(spec, lambda kind, data: events.append((kind, data)), lambda: has_reached(events, "decode", 2))
-    assert not (spec.folder / "frames").exists()
+        engine.run(spec, events.append, lambda: has_reached(events, "decode", 2))
+    assert not (spec.folder.path / "frames").exists()
 
 
 def test_a_run_goes_on_when_frames_cannot_be_shown(
     engine: Engine, spec: RunSpec, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (spec.folder / "frames").write_text("in the way")
+    (spec.folder.path / "frames").write_text("in the way")
     result = watched(engine, spec, lambda _: None)
     assert len(frames_of(spec, result)) == 5
     assert sum("cannot be shown" in record.getMessage() for record in caplog.records) == 1
@@ -220,7 +226,7 @@ def test_a_run_goes_on_when_frames_cannot_be_shown(
 
 def test_a_small_frame_keeps_its_colours(tmp_path: Path) -> None:
     frame = np.full((600, 1000, 3), (200, 60, 20), np.uint8)
-    with FrameFiles(tmp_path) as files:
+    with FrameFiles(JobFolder(tmp_path)) as files:
         files.write(7, frame)
         with Image.open(tmp_path / "frames" / "00007.jpg") as small:
             assert small.size == (333, 200)
@@ -230,9 +236,9 @@ def test_a_small_frame_keeps_its_colours(tmp_path: Path) -> None:
 def test_the_last_frame_is_kept_without_loss(engine: Engine, tmp_path: Path, photo: Path) -> None:
     spec = make_spec(tmp_path, photo, formats=("png",), num_inference_steps=1)
     result, _ = stopped_at(engine, spec, "decode", 3)
-    with zipfile.ZipFile(spec.folder / result["files"]["png"]) as archive:
+    with zipfile.ZipFile(spec.folder.path / result.files["png"]) as archive:
         wanted = np.asarray(Image.open(io.BytesIO(archive.read("frame_0003.png"))))
-    with Image.open(spec.folder / "last.png") as last:
+    with Image.open(spec.folder.path / "last.png") as last:
         assert np.array_equal(np.asarray(last), wanted)
 
 
@@ -242,9 +248,9 @@ def test_the_last_frame_is_kept_without_loss(engine: Engine, tmp_path: Path, pho
 def test_samples_stages_and_step_downs_share_one_axis_of_time(engine: Engine, spec: RunSpec) -> None:
     _, events = stopped_at(engine, spec, "never", 0)
     timeline = [
-        data["t_s"] if kind == "memory" else data["elapsed_s"]
-        for kind, data in events
-        if kind in ("memory", "progress")
+        event.t_s if isinstance(event, MemorySample) else event.elapsed_s
+        for event in events
+        if isinstance(event, MemorySample | Progress)
     ]
     assert all(later >= earlier - 0.1 for earlier, later in itertools.pairwise(timeline))
     named = {
@@ -256,29 +262,29 @@ def test_samples_stages_and_step_downs_share_one_axis_of_time(engine: Engine, sp
         "device_used_bytes",
         "device_total_bytes",
     }
-    assert all(set(data) == named for kind, data in events if kind == "memory")
+    assert all(set(event.to_json()) == named for event in events if isinstance(event, MemorySample))
 
 
 def test_loading_and_letting_go_are_told(spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine()
     _, events = stopped_at(engine, spec, "never", 0)
-    loaded = [data for kind, data in events if kind == "loaded"]
+    loaded = [event for event in events if isinstance(event, Loaded)]
     assert len(loaded) == 1
-    assert (loaded[0]["model"], loaded[0]["device"]) == (
+    assert (loaded[0].model, loaded[0].device) == (
         "motion",
         engine._pipeline.device.type if engine._pipeline else "",
     )
-    assert loaded[0]["precision"]
-    assert loaded[0]["bytes"] > 1 << 20
+    assert loaded[0].precision
+    assert loaded[0].bytes > 1 << 20
     _, again = stopped_at(engine, spec, "never", 0)
-    assert not [kind for kind, _ in again if kind in ("loaded", "unloaded")]
+    assert not [event for event in again if isinstance(event, Loaded | Unloaded)]
 
     def no_memory(*_: Any) -> Any:
         raise MemoryError
 
     monkeypatch.setattr(Pipeline, "decode", no_memory)
-    told: list[str] = []
+    told: Events = []
     with pytest.raises(OutOfMemoryError):
-        engine.run(spec, lambda kind, _: told.append(kind), lambda: False)
-    assert told[-1] == "unloaded"
+        engine.run(spec, told.append, lambda: False)
+    assert told[-1] == Unloaded()
     assert engine._pipeline is None

@@ -10,11 +10,12 @@ import gradio as gr
 import pytest
 
 from i2v.errors import InputError, ModelFilesError
+from i2v.jobs.result import ErrorNote
 from i2v.machine.devices import Gpu
 from i2v.machine.facts import MachineFacts
 from i2v.presets.model_preset import preset_named
 from i2v.service import ModelState, Service, WorkerState
-from i2v.service.installed_models import DownloadState
+from i2v.service.installed_models import DownloadPhase, DownloadState
 from i2v.settings import Settings
 from i2v.ui.language import ENGLISH, languages
 from i2v.ui.models_part import ModelsPart, build_models, model_card
@@ -114,7 +115,7 @@ def test_a_large_model_is_called_slow_without_a_card_only(
 
 def test_a_failed_download_is_told_in_the_language_of_the_page() -> None:
     error = ModelFilesError("the download was stopped", "Start it again to go on where it stopped.")
-    failed = DownloadState("failed", GIB, 5 * GIB, error=error.to_dict())
+    failed = DownloadState(DownloadPhase.FAILED, GIB, 5 * GIB, error=ErrorNote.of(error))
     assert model_card(state("i2vgen-xl"), "fits", failed, ENGLISH)["download"]["error"] == str(error)
     assert model_card(state("i2vgen-xl"), "fits", failed, CHINESE)["download"]["error"] == (
         "下载已停止。重新开始即可从中断处继续。"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
+from i2v.jobs.result import RunResult, Stage
 from i2v.memory.plan import Plan
 from i2v.request import GenerationRequest
 
@@ -50,26 +51,27 @@ class RunRecord:
     decode_s: float
 
     @classmethod
-    def of(cls, request: dict[str, Any], result: dict[str, Any]) -> RunRecord | None:
+    def of(cls, request: dict[str, Any], result: RunResult) -> RunRecord | None:
         """Read a job's result; None if made without a forecast, stepped down on its way, or stopped by a person."""
-        foreseen, plan = result.get("forecast"), result.get("plan", {})
-        stages = result.get("stage_seconds", {})
-        if not foreseen or result.get("step_downs") or result.get("stopped") or "denoise" not in stages:
+        foreseen, plan, stages = result.forecast, result.plan, result.stage_seconds
+        if not foreseen or not plan or result.step_downs or result.stopped or Stage.DENOISE not in stages:
             return None
+        if foreseen.counted_bytes is None or not foreseen.operations or not foreseen.pixels or not result.peak_bytes:
+            return None  # an older version did not write all of it
         passes = 2 if request["guidance_scale"] > 1 else 1
         return cls(
             model=request["model"],
-            device=plan["device"],
-            compute=plan["compute"],
-            weights=plan["weights"],
-            excess_bytes=result["peak_bytes"] - foreseen["counted_bytes"],
-            operations=foreseen["operations"],
+            device=plan.device,
+            compute=plan.compute,
+            weights=plan.weights,
+            excess_bytes=result.peak_bytes - foreseen.counted_bytes,
+            operations=foreseen.operations,
             calls=passes * request["num_inference_steps"],
-            pixels=foreseen["pixels"],
-            load_s=stages.get("load", 0.0),
-            encode_s=stages.get("encode", 0.0),
-            denoise_s=stages["denoise"],
-            decode_s=stages.get("decode", 0.0),
+            pixels=foreseen.pixels,
+            load_s=stages.get(Stage.LOAD, 0.0),
+            encode_s=stages.get(Stage.ENCODE, 0.0),
+            denoise_s=stages[Stage.DENOISE],
+            decode_s=stages.get(Stage.DECODE, 0.0),
         )
 
 
@@ -81,18 +83,10 @@ class Experience:
     rates: dict[str, float] = field(default_factory=dict)  # by "cpu fp32", "cuda:0 fp16", ...
 
     @classmethod
-    def from_results(cls, jobs: Iterable[tuple[dict[str, Any], dict[str, Any]]], rates: dict[str, float]) -> Experience:
+    def from_results(cls, jobs: Iterable[tuple[dict[str, Any], RunResult]], rates: dict[str, float]) -> Experience:
         """Gather from (request, result) of finished jobs, newest first."""
         records = (RunRecord.of(request, result) for request, result in jobs)
         return cls(tuple(record for record in records if record is not None), rates)
-
-    def to_message(self) -> dict[str, Any]:
-        """Return what `from_message` reads, for the way to the worker."""
-        return asdict(self)
-
-    @classmethod
-    def from_message(cls, message: dict[str, Any]) -> Experience:
-        return cls(tuple(RunRecord(**record) for record in message["records"]), message["rates"])
 
     def excess_bytes(self, model: str, plan: Plan) -> int:
         """Return by how much runs of this kind took more than their tensors were foreseen to take, at the median."""
