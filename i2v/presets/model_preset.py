@@ -211,9 +211,7 @@ def _check_reachable(preset: ModelPreset, name: str, rules: Rules) -> None:
         raise ValueError(f"side_px: no side within them is a multiple of {multiple}, as {name} wants")
     for width, height in rules.sizes:
         if not (side.contains(width) and side.contains(height)):
-            raise ValueError(
-                f"side_px: {width}x{height}, a size of {name}, is not within {side.low:g} to {side.high:g}"
-            )
+            raise ValueError(f"side_px: {side.low:g} to {side.high:g} leaves out {width}x{height}, a size of {name}")
         if width * height > preset.max_pixels:
             raise ValueError(f"max_pixels: {width}x{height}, a size of {name}, has more")
 
