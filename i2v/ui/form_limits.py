@@ -24,8 +24,8 @@ class Extent(TypedDict):
 def frames_extent(preset: ModelPreset, value: float = 0) -> Extent:
     """Return the extent of the frames: legal counts, as far as usual clips and the preset's own go, and to `value`."""
     low, high, rule = int(preset.num_frames.low), int(preset.num_frames.high), preset.rules.frames
-    wanted = max(_USUAL_FRAMES, int(value) + rule.step - 1, *(quality.num_frames for quality in preset.qualities))
-    legal = rule.legal(low, min(high, wanted)) or rule.legal(low, high)
+    wanted = max(_USUAL_FRAMES, int(value), *(quality.num_frames for quality in preset.qualities))
+    legal = rule.legal(low, min(high, wanted + rule.step - 1)) or rule.legal(low, high)
     return {"minimum": legal[0], "maximum": legal[-1], "step": rule.step}
 
 
