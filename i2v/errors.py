@@ -21,6 +21,7 @@ the worker to the faces as `to_dict()` and back through `from_dict()`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 __all__ = [
@@ -67,13 +68,29 @@ class I2VError(Exception):
     def from_dict(values: dict[str, Any]) -> I2VError:
         """Return the error that `to_dict` described; an unknown kind becomes a GenerationError."""
         cls = _BY_NAME.get(values.get("kind", ""), GenerationError)
-        return cls(values["message"], values.get("remedy", ""), values.get("field"))
+        message, remedy, field = values["message"], values.get("remedy", ""), values.get("field")
+        if issubclass(cls, InputError):
+            return cls(message, remedy, field, values.get("nearest"))
+        return cls(message, remedy, field)
 
 
 class InputError(I2VError):
-    """The request cannot be met as it stands; the sentence says how to mend it."""
+    """The request cannot be met as it stands; the sentence says how to mend it.
+
+    `nearest`: the legal values nearest to what was asked for, by field, where there are any. The faces offer them; no
+    one takes them for the person.
+    """
 
     exit_status = 2
+
+    def __init__(
+        self, message: str, remedy: str = "", field: str | None = None, nearest: Mapping[str, int] | None = None
+    ):
+        super().__init__(message, remedy, field)
+        self.nearest = dict(nearest or {})
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"nearest": self.nearest}
 
 
 class ImageError(InputError):
@@ -116,7 +133,7 @@ class Cancelled(I2VError):
     exit_status = 130
 
 
-_BY_NAME = {
+_BY_NAME: dict[str, type[I2VError]] = {
     cls.__name__: cls
     for cls in (
         I2VError,

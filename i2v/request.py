@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from i2v.errors import InputError
-from i2v.presets.model_preset import ModelPreset, load_presets, preset_named
+from i2v.presets.model_preset import ModelPreset, default_model, load_presets, preset_named
 
 __all__ = [
     "MAX_SEED",
@@ -23,6 +23,7 @@ __all__ = [
     "check_vram",
     "match_picture",
     "match_square",
+    "nearest_size",
     "parse_size",
 ]
 
@@ -66,13 +67,15 @@ class GenerationRequest(BaseModel):
 
 def match_picture(preset: ModelPreset, width: int, height: int, short_side_px: int | None = None) -> tuple[int, int]:
     """Return (width, height) that follow a picture's aspect, as the model allows them."""
+    scale = (short_side_px or preset.defaults.short_side_px) / min(width, height)
     if preset.rules.sizes:
-        return _nearest_size(preset.rules.sizes, width, height)
-    short = short_side_px or preset.defaults.short_side_px
-    scale = short / min(width, height)
+        return _nearest_fixed(preset.rules.sizes, width * scale, height * scale)
     longest = min(preset.side_px.high / max(width, height), math.sqrt(preset.max_pixels / (width * height)))
     scale = min(scale, longest)
-    return _nearest(preset, width * scale), _nearest(preset, height * scale)
+    sides = _nearest_side(preset, width * scale), _nearest_side(preset, height * scale)
+    if sides[0] * sides[1] > preset.max_pixels:  # both were rounded up
+        sides = _nearest_side(preset, width * scale, math.floor), _nearest_side(preset, height * scale, math.floor)
+    return sides
 
 
 def match_square(preset: ModelPreset) -> tuple[int, int]:
@@ -80,21 +83,21 @@ def match_square(preset: ModelPreset) -> tuple[int, int]:
     return match_picture(preset, 1, 1)
 
 
-def _nearest_size(sizes: Sequence[tuple[int, int]], width: int, height: int) -> tuple[int, int]:
-    """Return the size whose aspect is nearest, and of those the one nearest in area."""
+def _nearest_fixed(sizes: Sequence[tuple[int, int]], width: float, height: float) -> tuple[int, int]:
+    """Return the nearest size; a difference of the aspect weighs four times as much as one of the area."""
 
-    def distance(size: tuple[int, int]) -> tuple[float, float]:
-        aspect = abs(math.log(size[0] / size[1]) - math.log(width / height))
-        return round(aspect, 6), abs(math.log(size[0] * size[1]) - math.log(width * height))
+    def distance(size: tuple[int, int]) -> float:
+        across, down = math.log(size[0]) - math.log(width), math.log(size[1]) - math.log(height)
+        return 4 * abs(across - down) + abs(across + down)
 
     return min(sizes, key=distance)
 
 
-def _nearest(preset: ModelPreset, side: float) -> int:
+def _nearest_side(preset: ModelPreset, side: float, rounded: Callable[[float], int] = round) -> int:
     multiple = preset.rules.size_multiple
     low = math.ceil(preset.side_px.low / multiple) * multiple
     high = math.floor(preset.side_px.high / multiple) * multiple
-    return int(min(high, max(low, round(side / multiple) * multiple)))
+    return min(high, max(low, rounded(min(side, high) / multiple) * multiple))
 
 
 def check_vram(vram_gib: float) -> None:
@@ -128,7 +131,7 @@ def build_request(values: Mapping[str, Any], image_size: tuple[int, int]) -> Gen
     `image_size` is the picture's (width, height), which the video's size follows unless one is given. Raises
     InputError with the field's name and one sentence.
     """
-    preset = preset_named(str(values.get("model") or "motion"))
+    preset = preset_named(str(values.get("model") or default_model()))
     filled: dict[str, Any] = preset.defaults.model_dump(exclude={"short_side_px"})
     filled |= {key: value for key, value in values.items() if value is not None}
     filled["model"] = preset.name
@@ -151,9 +154,13 @@ def _check_limits(request: GenerationRequest, preset: ModelPreset) -> None:
     for name, what in (("num_frames", "frames"), ("fps", "fps"), ("num_inference_steps", "steps")):
         bounds, value = getattr(preset, name), getattr(request, name)
         if not bounds.contains(value):
+            nearest = int(min(max(value, bounds.low), bounds.high))
+            nearest = _nearest_frames(preset, nearest) if name == "num_frames" else nearest
             raise InputError(
                 f"{what} must be between {bounds.low:g} and {bounds.high:g} for {preset.name}, not {value}",
-                field=name,
+                f"The nearest is {nearest}.",
+                name,
+                {name: nearest},
             )
     _check_frames(request, preset)
     bounds, guidance = preset.guidance_scale, request.guidance_scale
@@ -186,40 +193,62 @@ def _check_limits(request: GenerationRequest, preset: ModelPreset) -> None:
 
 
 def _check_frames(request: GenerationRequest, preset: ModelPreset) -> None:
-    rule, bounds = preset.rules.frames, preset.num_frames
+    rule = preset.rules.frames
     if not rule.allows(request.num_frames):
-        nearest = rule.nearest(request.num_frames, int(bounds.low), int(bounds.high))
+        nearest = _nearest_frames(preset, request.num_frames)
         raise InputError(
             f"the number of frames must be {rule.words()} for {preset.name}, not {request.num_frames}",
             f"The nearest is {nearest}.",
             "num_frames",
+            {"num_frames": nearest},
         )
 
 
+def _nearest_frames(preset: ModelPreset, count: int) -> int:
+    return preset.rules.frames.nearest(count, int(preset.num_frames.low), int(preset.num_frames.high))
+
+
+def nearest_size(preset: ModelPreset, width: int, height: int) -> dict[str, int]:
+    """Return the legal "width" and "height" nearest to these, or a smaller one of that shape for too many pixels."""
+    sizes, sides = preset.rules.sizes, (_nearest_side(preset, width), _nearest_side(preset, height))
+    if sizes:
+        sides = _nearest_fixed(sizes, max(width, 1), max(height, 1))
+    elif sides[0] * sides[1] > preset.max_pixels:
+        sides = match_picture(preset, *sides, min(sides))
+    return {"width": sides[0], "height": sides[1]}
+
+
 def _check_size(request: GenerationRequest, preset: ModelPreset) -> None:
+    legal = nearest_size(preset, request.width, request.height)
     for name in ("width", "height"):
         side = getattr(request, name)
         if not preset.side_px.contains(side):
             low, high = preset.side_px.low, preset.side_px.high
-            raise InputError(f"{name} must be between {low:g} and {high:g} pixels, not {side}", field=name)
+            raise InputError(
+                f"{name} must be between {low:g} and {high:g} pixels, not {side}",
+                f"The nearest is {legal[name]}.",
+                name,
+                legal,
+            )
         if side % preset.rules.size_multiple:
-            nearest = _nearest(preset, side)
             raise InputError(
                 f"{name} must be a multiple of {preset.rules.size_multiple}, not {side}",
-                f"The nearest is {nearest}.",
+                f"The nearest is {legal[name]}.",
                 name,
+                legal,
             )
     sizes = preset.rules.sizes
     if sizes and (request.width, request.height) not in sizes:
-        width, height = _nearest_size(sizes, request.width, request.height)
         raise InputError(
             f"{preset.name} makes videos of fixed sizes, not of {request.width}x{request.height}",
-            f"The nearest is {width}x{height}.",
+            f"The nearest is {legal['width']}x{legal['height']}.",
             "width",
+            legal,
         )
     if request.width * request.height > preset.max_pixels:
         raise InputError(
             f"{request.width}x{request.height} is more than the {preset.max_pixels:,} pixels {preset.name} allows",
             "Choose a smaller size.",
-            field="width",
+            "width",
+            legal,
         )

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,21 @@ from i2v.errors import GenerationError
 from i2v.machine.cuda_environment import cuda_environment
 from i2v.memory.ladder import Ladder
 from i2v.memory.machine_now import GIB
-from i2v.presets.model_preset import load_presets, preset_named
+from i2v.presets.model_preset import default_model, load_presets, preset_named
 from i2v.request import build_request, match_square, parse_size
 from i2v.service import Service
 from i2v.settings import Settings
 
-__all__ = ["add_commands"]
+__all__ = ["add_commands", "table_lines"]
 
-_BENCH_MODEL = "i2vgen-xl"
+# What a rung takes: the column's title, and the name in its JSON. A column that no rung has a number for is left out.
+_COLUMNS = (
+    ("VRAM", "peak_vram_bytes"),
+    ("reserved", "reserved_bytes"),
+    ("RAM", "peak_ram_bytes"),
+    ("weights", "weights_bytes"),
+    ("active", "activation_bytes"),
+)
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -46,7 +54,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _forecast(args: argparse.Namespace, settings: Settings) -> int:
-    preset = preset_named(args.model or next(iter(load_presets())))
+    preset = preset_named(args.model or default_model())
     size = parse_size(args.size) if args.size else match_square(preset)
     values = {
         "model": preset.name,
@@ -85,14 +93,7 @@ def _print_table(ladder: Ladder) -> None:
     )
     for note in ladder.notes:
         print(f"note: {note}")
-    print(f"\n   {'plan':9} {'VRAM':>9} {'RAM':>9} {'weights':>9} {'active':>9} {'time':>13}  fits  how")
-    for rung in ladder.rungs:
-        row = rung.to_dict()
-        sizes = (row["peak_vram_bytes"], row["peak_ram_bytes"], row["weights_bytes"], row["activation_bytes"])
-        numbers = " ".join(f"{size / GIB:5.2f} GiB" if size else f"{'-':>9}" for size in sizes)
-        mark, fits = ("=>" if rung.chosen else "  "), ("yes" if rung.fits else "no")
-        kind = "" if rung.plan.exact else "approximate: "
-        print(f"{mark} {row['name']:9} {numbers} {_time(row):>13}  {fits:4}  {kind}{row['words']}")
+    print("\n" + "\n".join(table_lines([rung.to_dict() for rung in ladder.rungs])))
     if ladder.chosen:
         print(f"\n{ladder.chosen.plan.reason}")
         return
@@ -101,7 +102,20 @@ def _print_table(ladder: Ladder) -> None:
         print(f"fits: {suggestion.words} ({suggestion.flag})")
 
 
-def _time(row: dict[str, Any]) -> str:
+def table_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the table of a ladder's rungs, which come as `Rung.to_dict` gives them: its head and a line for each."""
+    columns = [(title, name) for title, name in _COLUMNS if any(row.get(name) for row in rows)]
+    head = " ".join(f"{title:>9}" for title, _ in columns)
+    lines = [f"   {'plan':9} {head} {'time':>13}  fits  how"]
+    for row in rows:
+        numbers = " ".join(f"{row[name] / GIB:5.2f} GiB" if row.get(name) else f"{'-':>9}" for _, name in columns)
+        mark, fits = ("=>" if row["chosen"] else "  "), ("yes" if row["fits"] else "no")
+        kind = "" if row["exact"] else "approximate: "
+        lines.append(f"{mark} {row['name']:9} {numbers} {_time(row):>13}  {fits:4}  {kind}{row['words']}")
+    return lines
+
+
+def _time(row: Mapping[str, Any]) -> str:
     if row["seconds"] is None:
         return "not known"
     return f"{row['seconds_low']:.0f}-{row['seconds_high']:.0f} s"
@@ -110,8 +124,9 @@ def _time(row: dict[str, Any]) -> str:
 def _bench(args: argparse.Namespace, settings: Settings) -> int:
     # In a process of its own: the command line itself never loads torch.
     command = [sys.executable, "-m", "i2v.engine.bench", "--chunk", str(args.chunk)]
-    size = parse_size(args.size) if args.size else match_square(preset_named(_BENCH_MODEL))
-    values = {"model": _BENCH_MODEL, "prompt": "", "num_frames": args.frames, "chunk_frames": args.chunk}
+    model = next(preset for preset in load_presets().values() if not preset.declared.is_small)
+    size = parse_size(args.size) if args.size else match_square(model)
+    values = {"model": model.name, "prompt": "", "num_frames": args.frames, "chunk_frames": args.chunk}
     request = build_request(values | {"width": size[0], "height": size[1]}, size)  # or InputError
     if args.size:
         command += ["--size", f"{request.width}x{request.height}", "--frames", str(request.num_frames)]

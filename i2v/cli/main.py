@@ -32,6 +32,7 @@ __all__ = ["main"]
 
 # Of the picture and the machine that a video was made with, not of the video.
 _NOT_REUSED = ("image_sha256", "formats", "chunk_frames", "vram_gib", "ram_gib")
+_NEAREST_FLAGS = {"num_frames": "--frames", "num_inference_steps": "--steps", "fps": "--fps"}
 _SUFFIX_FORMATS = {".mp4": None, ".gif": "gif", ".webp": "webp", ".zip": "png"}
 
 
@@ -44,11 +45,20 @@ def main(argv: list[str] | None = None) -> int:
         set_up_logging(settings.log_level)
         return int(args.run(args, settings))
     except I2VError as error:
-        print(f"i2v: {error}", file=sys.stderr)
+        print(f"i2v: {error}{_nearest_flags(error)}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("i2v: cancelled", file=sys.stderr)
         return Cancelled.exit_status
+
+
+def _nearest_flags(error: I2VError) -> str:
+    """Return the flags for the nearest legal values that an error names, to be copied: " (--frames 81)"."""
+    nearest = error.nearest if isinstance(error, InputError) else {}
+    flags = [f"{flag} {nearest[name]}" for name, flag in _NEAREST_FLAGS.items() if name in nearest]
+    if "width" in nearest:
+        flags.append(f"--size {nearest['width']}x{nearest['height']}")
+    return f" ({' '.join(flags)})" if flags else ""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -115,8 +125,10 @@ def _generate(args: argparse.Namespace, settings: Settings) -> int:
         service.start()
         job = service.submit(values, args.image)
         note = prompt_note(preset_named(job.request["model"]), job.request["prompt"])
-        if note and not args.json:
-            print(f"i2v: {note}", file=sys.stderr)
+        ladder = service.forecast(job.request, (job.request["width"], job.request["height"]))
+        notes = ladder.notes if ladder else []
+        if not args.json:
+            print("".join(f"i2v: {said}\n" for said in (note, *notes) if said), end="", file=sys.stderr)
         snapshot = _wait(service, job.id, quiet=args.json or not sys.stderr.isatty())
         if snapshot.job.state is not JobState.DONE:
             error = snapshot.job.error
@@ -125,7 +137,7 @@ def _generate(args: argparse.Namespace, settings: Settings) -> int:
         _copy_result(snapshot, output)
     finally:
         service.close()
-    report = _report(snapshot, output) | {"note": note or None}
+    report = _report(snapshot, output) | {"note": note or None, "notes": notes}
     if args.json:
         _print_json(report)
     else:

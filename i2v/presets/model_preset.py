@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from i2v.errors import InputError
 from i2v.family import Family, Rules
@@ -24,6 +24,7 @@ __all__ = [
     "ModelPreset",
     "check_against_family",
     "declared_family",
+    "default_model",
     "first_problem",
     "load_presets",
     "preset_named",
@@ -40,8 +41,8 @@ class _Strict(BaseModel):
 class Bounds(_Strict):
     """An inclusive range."""
 
-    low: float
-    high: float
+    low: FiniteFloat
+    high: FiniteFloat
 
     def contains(self, value: float) -> bool:
         return self.low <= value <= self.high
@@ -121,6 +122,11 @@ class ModelPreset(_Strict):
         return self.declared.rules
 
     @property
+    def qualities(self) -> list[Defaults | Quality]:
+        """The settings to start from: the defaults, and draft and best where there are such."""
+        return [quality for quality in (self.defaults, self.draft, self.best) if quality]
+
+    @property
     def shipped_folder(self) -> Path | None:
         """The folder inside the package, for a model that ships with the code."""
         return PACKAGE_FOLDER / self.package_folder if self.package_folder else None
@@ -137,24 +143,34 @@ def declared_family(name: str) -> Family:
 
     The one place above the models that looks at them, by a name that stands in a preset.
     """
+    module = f"i2v.models.{name}"
     try:
-        declared: Family = import_module(f"i2v.models.{name}").FAMILY
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise InputError(f"there is no model family {name!r}") from error
+        declared = getattr(import_module(module), "FAMILY", None)
+    except ModuleNotFoundError as error:
+        if not module.startswith(error.name or module):
+            raise  # it is there, and what it needs is not
+        declared = None
+    if not isinstance(declared, Family):
+        raise InputError(f"there is no model family {name!r}")
     return declared
 
 
 @lru_cache(maxsize=1)
 def load_presets() -> dict[str, ModelPreset]:
     """Return every preset by name, the built-in model first. Raises InputError naming the file and the key."""
-    presets = {}
-    for path in sorted((CONFIG_FOLDER / "models").glob("*.yaml")):
+    presets: dict[str, ModelPreset] = {}
+    folder = CONFIG_FOLDER / "models"
+    for path in sorted(folder.glob("*.yaml")):
         try:
             preset = ModelPreset.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
             check_against_family(preset)
-        except (ValidationError, yaml.YAMLError, ValueError, InputError) as error:
+            if preset.name in presets:
+                raise ValueError(f"name: there is another preset {preset.name!r}")
+        except (OSError, ValueError, yaml.YAMLError, InputError) as error:  # pydantic's is a ValueError
             raise InputError(f"{path} is not a valid model preset: {first_problem(error)}") from error
         presets[preset.name] = preset
+    if not presets:
+        raise InputError(f"there is no model preset in {folder}")
     return dict(sorted(presets.items(), key=lambda item: item[1].package_folder is None))
 
 
@@ -164,29 +180,58 @@ def check_against_family(preset: ModelPreset) -> None:
         family = preset.declared
     except InputError as error:
         raise ValueError(f"family: {error.message}") from error
+    if not preset.package_folder and not preset.hub:
+        raise ValueError("hub: the files are neither there nor in a package_folder")
     for key in ("side_px", "num_frames", "fps", "num_inference_steps", "guidance_scale"):
         bounds = getattr(preset, key)
         if bounds.low > bounds.high:
             raise ValueError(f"{key}: low is {bounds.low:g}, more than high, {bounds.high:g}")
-    unknown = set(preset.architecture) - {part.name for part in family.parts} - set(family.configured)
-    if unknown:
-        raise ValueError(f"architecture.{min(unknown)}: the family {family.name} has no such component")
-    frames, multiple = family.rules.frames, family.rules.size_multiple
-    if not frames.legal(int(preset.num_frames.low), int(preset.num_frames.high)):
-        raise ValueError(f"num_frames: no number of frames within them is {frames.words()}, as {family.name} wants")
+    _check_architecture(preset, family)
+    _check_reachable(preset, family.name, family.rules)
     for key in ("defaults", "draft", "best"):
-        quality: Defaults | Quality | None = getattr(preset, key)
-        if quality is None:
-            continue
-        if not frames.allows(quality.num_frames):
-            raise ValueError(f"{key}.num_frames: {quality.num_frames} is not {frames.words()}, as {family.name} wants")
-        if not family.rules.sizes and quality.short_side_px % multiple:
-            raise ValueError(f"{key}.short_side_px: {quality.short_side_px} is no multiple of {multiple}")
-        for name, bounds in (("num_frames", preset.num_frames), ("fps", preset.fps), ("short_side_px", preset.side_px)):
-            if not bounds.contains(getattr(quality, name)):
-                raise ValueError(
-                    f"{key}.{name}: {getattr(quality, name)} is not within {bounds.low:g} to {bounds.high:g}"
-                )
+        if quality := getattr(preset, key):
+            _check_quality(key, quality, preset, family)
+
+
+def _check_architecture(preset: ModelPreset, family: Family) -> None:
+    """Raise ValueError unless the components described, if any are, are those of the family."""
+    described, known = set(preset.architecture), {part.name for part in family.parts} | set(family.configured)
+    if unknown := described - known:
+        raise ValueError(f"architecture.{min(unknown)}: the family {family.name} has no such component")
+    if described and (left_out := known - described):
+        raise ValueError(f"architecture.{min(left_out)}: is left out, a component of the family {family.name}")
+
+
+def _check_reachable(preset: ModelPreset, name: str, rules: Rules) -> None:
+    """Raise ValueError where the bounds leave nothing that the family's rules allow."""
+    frames, multiple, side = rules.frames, rules.size_multiple, preset.side_px
+    if not frames.legal(int(preset.num_frames.low), int(preset.num_frames.high)):
+        raise ValueError(f"num_frames: no number of frames within them is {frames.words()}, as {name} wants")
+    if side.high // multiple * multiple < side.low:
+        raise ValueError(f"side_px: no side within them is a multiple of {multiple}, as {name} wants")
+    for width, height in rules.sizes:
+        if not (side.contains(width) and side.contains(height)):
+            raise ValueError(f"side_px: {side.low:g} to {side.high:g} leaves out {width}x{height}, a size of {name}")
+        if width * height > preset.max_pixels:
+            raise ValueError(f"max_pixels: {width}x{height}, a size of {name}, has more")
+
+
+def _check_quality(key: str, quality: Defaults | Quality, preset: ModelPreset, family: Family) -> None:
+    """Raise ValueError where settings to start from are outside the preset's bounds, or against the family's rules."""
+    rules, frames = family.rules, family.rules.frames
+    for name, value in quality:
+        bounds = preset.side_px if name == "short_side_px" else getattr(preset, name, None)
+        if isinstance(bounds, Bounds) and not bounds.contains(value):
+            raise ValueError(f"{key}.{name}: {value:g} is not within {bounds.low:g} to {bounds.high:g}")
+    if not frames.allows(quality.num_frames):
+        raise ValueError(f"{key}.num_frames: {quality.num_frames} is not {frames.words()}, as {family.name} wants")
+    if not rules.sizes and quality.short_side_px % rules.size_multiple:
+        raise ValueError(f"{key}.short_side_px: {quality.short_side_px} is no multiple of {rules.size_multiple}")
+
+
+def default_model() -> str:
+    """Return the name of the model that is used when none is asked for: the built-in one."""
+    return next(iter(load_presets()))
 
 
 def preset_named(name: str) -> ModelPreset:
@@ -201,5 +246,5 @@ def first_problem(error: Exception) -> str:
     """Return in a few words what is wrong in a YAML file: the first key that is, and why."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        return f"{'.'.join(str(part) for part in first['loc']) or 'the file'}: {first['msg']}"
     return str(error).splitlines()[0]

@@ -33,6 +33,7 @@ KEPT_FIELDS = frozenset(
         "precision",
         "chunk_frames",
         "vram_gib",
+        "ram_gib",
         "formats",
         "image_fit",
     }

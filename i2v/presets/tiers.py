@@ -113,6 +113,11 @@ def _check_limits(where: str, tier: Tier, preset: ModelPreset) -> None:
         value, limits = getattr(tier, name), f"{bounds.low:g} and {bounds.high:g}"
         if not bounds.contains(value):
             raise ValueError(f"{where}.{name}: {value} is not between {limits}, the limits of {preset.name}")
+    frames, multiple = preset.rules.frames, preset.rules.size_multiple
+    if not frames.allows(tier.num_frames):
+        raise ValueError(f"{where}.num_frames: {tier.num_frames} is not {frames.words()}, as {preset.name} wants")
+    if tier.short_side_px % multiple:
+        raise ValueError(f"{where}.short_side_px: {tier.short_side_px} is no multiple of {multiple}")
     for precision in tier.precisions:
         if precision not in preset.precisions:
             raise ValueError(f"{where}.precisions: {preset.name} does not run in {precision}")

@@ -6,7 +6,7 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from i2v.jobs.events import Progress
 from i2v.jobs.folder import if_there
@@ -77,8 +77,9 @@ class ModelAnswer(BaseModel):
     parameters: int
     licence: str
     licence_note: str
-    size_multiple: int
-    frame_rule: str
+    size_multiple: int = Field(description="of which width and height must be")
+    sizes: tuple[tuple[int, int], ...] = Field(description="the only widths and heights there are; none for any")
+    frame_rule: str = Field(description="which numbers of frames there are, such as 4k+1; empty for any")
     side_px: Bounds
     max_pixels: int
     num_frames: Bounds
@@ -94,7 +95,7 @@ class ModelAnswer(BaseModel):
         preset = state.preset
         rules = preset.rules
         told: dict[str, Any] = {"size_multiple": rules.size_multiple, "can_loop": rules.can_loop}
-        told |= {"frame_rule": rules.frames.words()}
+        told |= {"frame_rule": rules.frames.words(), "sizes": rules.sizes}
         told |= {name: getattr(preset, name) for name in cls.model_fields if hasattr(preset, name)}
         hub_bytes = preset.hub.download_bytes if preset.hub else 0
         return cls(installed=state.installed, disk_bytes=state.disk_bytes, download_bytes=hub_bytes, **told)

@@ -9,7 +9,8 @@ from fastapi.responses import JSONResponse
 from prometheus_client.exposition import choose_encoder
 
 from i2v import __version__
-from i2v.presets.model_preset import load_presets, preset_named
+from i2v.errors import InputError
+from i2v.presets.model_preset import default_model, preset_named
 from i2v.request import match_square
 from i2v.rest.answers import HealthAnswer, ModelAnswer, ModelsAnswer
 from i2v.rest.fields import field_schemas, request_values
@@ -19,15 +20,19 @@ from i2v.service import Service
 
 __all__ = ["MachineEndpoints"]
 
-_PRETEND = "pretend_vram_gib"
+# The parameter, what it stands for in a request, and its words.
+_PRETEND = {
+    "pretend_vram_gib": ("vram_gib", "foresee for a card of this size, all of it free"),
+    "pretend_ram_gib": ("ram_gib", "foresee for a machine with so much main memory, all of it free"),
+}
 _NOT_FORESEEN = ("prompt", "negative_prompt", "seed", "loop", "formats")  # they do not change what a run takes
 _TRACED_AGAIN_S = "2"
 
 
 def _forecast_schema() -> dict[str, Any]:
-    pretend = {"type": "number", "description": "foresee for a card of this size, all of it free"}
+    pretend = {name: {"type": "number", "description": words} for name, (_, words) in _PRETEND.items()}
     fields = {name: schema for name, schema in field_schemas().items() if name not in _NOT_FORESEEN}
-    named = (fields | {_PRETEND: pretend}).items()
+    named = (fields | pretend).items()
     return {
         "parameters": [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in named]
     }
@@ -50,9 +55,14 @@ class MachineEndpoints:
     def forecast(self, request: Request) -> dict[str, Any]:
         """Foresee memory and time of every way to run these settings, as `python -m i2v forecast --json` does."""
         pairs = request.query_params.multi_items()
-        pretended = [("vram_gib", text) for name, text in pairs if name == _PRETEND]
-        values = request_values([(name, text) for name, text in pairs if name != _PRETEND] + pretended)
-        preset = preset_named(values.get("model") or next(iter(load_presets())))
+        pretended = [(_PRETEND[name][0], text) for name, text in pairs if name in _PRETEND]
+        limits = {name for name, _ in pairs} & {limit for limit, _ in _PRETEND.values()}
+        if pretended and limits:
+            raise InputError(
+                f"{min(limits)} limits this machine, and another one is pretended", "Leave one out.", min(limits)
+            )
+        values = request_values([(name, text) for name, text in pairs if name not in _PRETEND] + pretended)
+        preset = preset_named(values.get("model") or default_model())
         size = match_square(preset)
         if "width" not in values and "height" not in values:
             values |= {"width": size[0], "height": size[1]}

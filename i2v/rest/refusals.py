@@ -1,4 +1,6 @@
-"""Every refusal of the REST face in one shape: {"error": {"kind", "message", "remedy", "field"}}, with its status.
+"""Every refusal of the REST face in one shape, with its status.
+
+The shape is {"error": {"kind", "message", "remedy", "field", "nearest"}}, as ErrorBody says.
 
 status   what was raised
 401      no login, or a wrong one
@@ -43,12 +45,13 @@ _KINDS = {
 
 
 class ErrorBody(BaseModel):
-    """What happened, what to do, and the field it concerns, if one."""
+    """What happened, what to do, the field it concerns, if one, and by field the nearest values that are legal."""
 
     kind: str
     message: str
     remedy: str = ""
     field: str | None = None
+    nearest: dict[str, int] = {}
 
 
 class ErrorAnswer(BaseModel):
@@ -90,8 +93,7 @@ def _answer(status: int, body: ErrorBody, headers: Mapping[str, str] | None = No
 
 
 def _answer_error(_: Request, error: I2VError) -> JSONResponse:
-    body = ErrorBody(kind=type(error).__name__, message=error.message, remedy=error.remedy, field=error.field)
-    return _answer(status_of(error), body)
+    return _answer(status_of(error), ErrorBody.model_validate(error.to_dict()))
 
 
 def _answer_refusal(_: Request, error: HTTPException) -> JSONResponse:

@@ -127,8 +127,8 @@ class Service:
     ) -> Ladder | None:
         """Return the ladder of plans for these settings as the machine is now, before anything is submitted.
 
-        None while the model's memory is still being traced, unless told to `wait`. With `pretend`, `vram_gib` is a card
-        that need not be there. Raises InputError for settings that cannot be.
+        None while the model's memory is still being traced, unless told to `wait`. With `pretend`, `vram_gib` and
+        `ram_gib` are a card and a main memory that need not be there. Raises InputError for settings that cannot be.
         """
         return self._forecaster.ladder(self._build(values, image_size), wait, pretend)
 

@@ -83,6 +83,7 @@ def _settings(snapshot: Snapshot, language: Language) -> dict[str, str]:
         say("Precision"): _precision(snapshot),
         say("Frames per chunk"): get("chunk_frames") or say("as large as fits"),
         say("Use at most (GiB)"): get("vram_gib") or say("all that is free"),
+        say("RAM: use at most (GiB)"): get("ram_gib") or say("all that is free"),
     }
     return {name: str(value) for name, value in said.items() if value not in (None, "")}
 

@@ -14,7 +14,7 @@ from i2v.jobs.result import ErrorNote
 from i2v.memory.ladder import Ladder
 from i2v.memory.suggestions import Suggestion
 from i2v.service import Service, Snapshot
-from i2v.ui.forecast_box import changed_fields
+from i2v.ui.forecast_box import changed_fields, nearest_offers
 from i2v.ui.language import Language
 from i2v.ui.run_words import step_down_sentence
 
@@ -66,8 +66,9 @@ def _actions(service: Service, error: I2VError, request: Mapping[str, Any], lang
             return [again, *_offers(service, request, size, "refill", language)]
         case StorageError():
             return [again]
-        case InputError():
-            return []  # the same again would be refused again
+        case InputError():  # the same again would be refused again
+            legal = nearest_offers(error, language)
+            return [{"words": o["words"], "value": {"do": "refill", "fields": o["fields"]}} for o in legal]
     return [again]
 
 

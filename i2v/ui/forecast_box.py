@@ -6,10 +6,10 @@ static/forecast.html, forecast.css and forecast.js draw it. Knows no jobs; the s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from i2v.errors import I2VError
+from i2v.errors import I2VError, InputError
 from i2v.memory.forecast.experience import Seconds
 from i2v.memory.ladder import Ladder
 from i2v.memory.machine_now import GIB
@@ -19,12 +19,26 @@ from i2v.service.expectations import Fit, memory_that_decides, verdict
 from i2v.ui.form_values import forecast_values
 from i2v.ui.language import ENGLISH, Language
 
-__all__ = ["MOST_SUGGESTIONS", "WORKING", "changed_fields", "forecast_box", "look_ahead", "time_words"]
+__all__ = [
+    "MOST_SUGGESTIONS",
+    "WORKING",
+    "changed_fields",
+    "forecast_box",
+    "look_ahead",
+    "nearest_offers",
+    "time_words",
+]
 
 MOST_SUGGESTIONS = 3
 _UNITS = ((3600, "{n} h"), (60, "{n} min"), (1, "{n} s"))
 _TOO_MUCH = "Peak {peak} GiB but only {free} GiB {where} free"
 _VERDICTS = {Fit.FITS: "Fits", Fit.TIGHT: "Fits, but tight", Fit.TOO_BIG: "Will not fit"}
+_NEAREST_WORDS = {
+    "num_frames": "{n} frames",
+    "num_inference_steps": "{n} steps",
+    "fps": "{n} fps",
+    "short_side_px": "{n} px",
+}
 WORKING = {"state": "working", "message": "Working out the memory of this model…"}
 
 
@@ -34,20 +48,34 @@ def look_ahead(service: Service, fields: Mapping[str, Any], language: Language) 
         values = forecast_values(fields)
         ladder = service.forecast(values, (values["width"], values["height"]))
     except I2VError as error:
-        return {"state": "wrong", "verdict": language.say("Cannot run"), "message": language.error(error)}
+        said = {"state": "wrong", "verdict": language.say("Cannot run"), "message": language.error(error)}
+        return said | {"suggestions": nearest_offers(error, language)}
     missing = _missing(service, values["model"], language)
     clip = _clip_words(values, fields["match_picture"] and not fields["image"], language)
     if ladder is None:
         return WORKING | {"clip": clip, "message": language.say(WORKING["message"])} | missing
-    return forecast_box(ladder, clip, language, _fits_in_all(service, values, ladder)) | missing
+    return forecast_box(ladder, clip, language, _limits_to_lift(service, values, ladder)) | missing
 
 
-def _fits_in_all(service: Service, values: Mapping[str, Any], ladder: Ladder) -> bool:
-    """Whether only the person's own limit is what the settings do not fit in."""
-    if ladder.chosen or values["vram_gib"] is None:
-        return False
-    unlimited = service.forecast(dict(values) | {"vram_gib": None}, (values["width"], values["height"]))
-    return unlimited is not None and unlimited.chosen is not None
+def nearest_offers(error: I2VError, language: Language) -> list[dict[str, Any]]:
+    """Return the words of a button and the form's fields that it fills in, where an error names legal values."""
+    if not isinstance(error, InputError) or not error.nearest:
+        return []
+    nearest = error.nearest
+    said = [language.say(text, n=nearest[name]) for name, text in _NEAREST_WORDS.items() if name in nearest]
+    if "width" in nearest:
+        said.append(f"{nearest['width']} × {nearest['height']}")
+    fields = nearest | ({"match_picture": False} if "width" in nearest else {})
+    return [{"words": language.say("Use {settings}", settings=", ".join(said)), "fields": fields}]
+
+
+def _limits_to_lift(service: Service, values: Mapping[str, Any], ladder: Ladder) -> list[str]:
+    """Return the limits of memory that a person set, if the settings would fit without them."""
+    limits = [name for name in ("vram_gib", "ram_gib") if values[name] is not None]
+    if ladder.chosen or not limits:
+        return []
+    unlimited = service.forecast(dict(values) | dict.fromkeys(limits), (values["width"], values["height"]))
+    return limits if unlimited and unlimited.chosen else []
 
 
 def _missing(service: Service, model: str, language: Language) -> dict[str, str]:
@@ -58,10 +86,10 @@ def _missing(service: Service, model: str, language: Language) -> dict[str, str]
     return {"missing": language.say("{model} is not downloaded yet.", model=state.preset.title)}
 
 
-def forecast_box(ladder: Ladder, clip: str, language: Language = ENGLISH, fits_in_all: bool = False) -> dict[str, Any]:
+def forecast_box(ladder: Ladder, clip: str, language: Language = ENGLISH, limits: Sequence[str] = ()) -> dict[str, Any]:
     """Return the box of a ladder: its chosen rung, or its smallest one and what would fit instead.
 
-    `fits_in_all`: it would fit if the person did not limit the memory.
+    `limits`: the fields of the limits that a person set and without which it would fit.
     """
     rung = ladder.chosen or ladder.smallest
     peak, free, where = memory_that_decides(ladder, rung)
@@ -77,10 +105,10 @@ def forecast_box(ladder: Ladder, clip: str, language: Language = ENGLISH, fits_i
         "fill": round(peak / most, 4),
         "limit": round(free / most, 4),
         "spoken": f"{said}: {amount}",
-        "notes": [language.retell(f"{note[:1].upper()}{note[1:]}.") for note in ladder.notes],
+        "notes": [language.retell(f"{note[:1].upper()}{note[1:]}.") for note in _single_notes(ladder)],
     }
     if not ladder.chosen:
-        return box | _refusal(ladder, language, fits_in_all)
+        return box | _refusal(ladder, language, limits)
     plan, approximate = rung.plan, "" if rung.plan.exact else language.say(", approximate")
     why = plan.reason.removeprefix(f"{plan.words()}: ")
     return box | {
@@ -90,8 +118,14 @@ def forecast_box(ladder: Ladder, clip: str, language: Language = ENGLISH, fits_i
     }
 
 
-def _refusal(ladder: Ladder, language: Language, fits_in_all: bool) -> dict[str, Any]:
-    offers = [{"words": language.say("Use all that is free"), "fields": {"vram_gib": ""}}] if fits_in_all else []
+def _single_notes(ladder: Ladder) -> list[str]:
+    """Return the notes, those of the machine one by one."""
+    return [part for note in ladder.notes for part in note.split("; ")]
+
+
+def _refusal(ladder: Ladder, language: Language, limits: Sequence[str]) -> dict[str, Any]:
+    lifted = [{"words": language.say("Use all that is free"), "fields": dict.fromkeys(limits, "")}]
+    offers: list[dict[str, Any]] = lifted if limits else []
     offers += [
         {
             "words": language.say("Use {settings}", settings=language.retell(suggestion.words)),

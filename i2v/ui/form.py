@@ -11,9 +11,10 @@ from gradio.components import Component
 from gradio.data_classes import ImageData
 
 from i2v.memory.abilities import APPROXIMATE
-from i2v.presets.model_preset import ModelPreset, load_presets, preset_named
+from i2v.presets.model_preset import ModelPreset, default_model, load_presets, preset_named
 from i2v.service import Service
 from i2v.ui.example_gallery import Example, Gallery
+from i2v.ui.form_limits import frames_extent, short_side_extent
 from i2v.ui.language import ENGLISH, Language, label
 
 __all__ = ["Form", "model_choices"]
@@ -28,7 +29,7 @@ class Form:
     """
 
     def __init__(self, service: Service):
-        self._service, self._preset = service, next(iter(load_presets().values()))
+        self._service, self._preset = service, preset_named(default_model())
         self.fields: dict[str, Any] = {}  # gradio adds the components' events at run time
         self.swap: Any = None
         self._prompts: dict[str, gr.Dataset] = {}  # to try, by model; only the chosen model's are shown
@@ -104,10 +105,8 @@ class Form:
             self.swap = gr.Button(label("Swap sides"), size="sm", elem_id="swap", min_width=110, scale=0)
         with gr.Row():
             self.fields["short_side_px"] = gr.Slider(
-                256,
-                1080,
-                preset.defaults.short_side_px,
-                step=8,
+                value=preset.defaults.short_side_px,
+                **short_side_extent(preset),
                 buttons=[],
                 label=label("Short side (px)"),
                 elem_id="short-side",
@@ -120,10 +119,8 @@ class Form:
             )
         with gr.Row():
             self.fields["num_frames"] = gr.Slider(
-                preset.num_frames.low,
-                120,
-                preset.defaults.num_frames,
-                step=1,
+                value=preset.defaults.num_frames,
+                **frames_extent(preset),
                 buttons=[],
                 label=label("Frames"),
                 elem_id="frames",
@@ -203,6 +200,13 @@ class Form:
                     max_lines=1,
                     elem_id="vram",
                 )
+                self.fields["ram_gib"] = gr.Textbox(
+                    label=label("RAM: use at most (GiB)"),
+                    info=label("Where weights wait that are not on the card."),
+                    placeholder=label("all that is free"),
+                    max_lines=1,
+                    elem_id="ram",
+                )
             self.fields["precision"] = gr.Dropdown(
                 self.precision_choices(self._preset),
                 value="auto",
@@ -235,13 +239,12 @@ class Form:
             self.fields,
             preset.defaults.model_dump() | {"chunk_frames": "", "precision": "auto"} | dict(start or {}),
         )
-        frames_most = min(preset.num_frames.high, max(120, values["num_frames"]))
         return {
             **{prompts: gr.Dataset(visible=name == model) for name, prompts in self._prompts.items()},
             f["model"]: gr.Dropdown(info=language.say(preset.summary)),
             f["loop"]: gr.Checkbox(False, visible=preset.rules.can_loop),
-            f["short_side_px"]: gr.Slider(value=values["short_side_px"], step=preset.rules.size_multiple),
-            f["num_frames"]: _slider(values["num_frames"], preset.num_frames.low, frames_most),
+            f["short_side_px"]: gr.Slider(value=values["short_side_px"], **short_side_extent(preset)),
+            f["num_frames"]: gr.Slider(value=values["num_frames"], **frames_extent(preset, values["num_frames"])),
             f["fps"]: _slider(values["fps"], preset.fps.low, preset.fps.high),
             f["negative_prompt"]: values["negative_prompt"],
             f["num_inference_steps"]: gr.Slider(
@@ -266,7 +269,9 @@ class Form:
         choices = [(language.retell(shown), name) for shown, name in model_choices(self._service)]
         updates[f["model"]] = gr.Dropdown(choices, value=preset.name, info=language.say(preset.summary))
         updates[f["loop"]] = gr.Checkbox(request.get("loop", False), visible=preset.rules.can_loop)
-        for name in ("num_frames", "fps", "num_inference_steps", "guidance_scale"):
+        frames = frames_extent(preset, preset.num_frames.high)
+        updates[f["num_frames"]] = gr.Slider(value=request["num_frames"], **frames)
+        for name in ("fps", "num_inference_steps", "guidance_scale"):
             bounds = getattr(preset, name)
             updates[f[name]] = _slider(request[name], bounds.low, bounds.high)
         return updates | {
@@ -274,6 +279,7 @@ class Form:
             f["formats"]: list(request.get("formats", [])),
             f["chunk_frames"]: _number_words(request.get("chunk_frames")),
             f["vram_gib"]: _number_words(request.get("vram_gib")),
+            f["ram_gib"]: _number_words(request.get("ram_gib")),
             f["precision"]: gr.Dropdown(
                 self.precision_choices(preset, language), value=request.get("precision", "auto")
             ),

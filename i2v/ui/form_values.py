@@ -9,12 +9,14 @@ from typing import Any
 
 from i2v.errors import InputError
 from i2v.media.image import load_picture
-from i2v.presets.model_preset import preset_named
+from i2v.presets.model_preset import ModelPreset, preset_named
 from i2v.request import match_picture
+from i2v.ui.form_limits import short_side_extent
 
 __all__ = ["forecast_values", "picture_size", "request_values", "swapped_sides"]
 
 _WHOLE = {
+    "short_side_px": "short side",
     "num_frames": "frames",
     "fps": "fps",
     "num_inference_steps": "steps",
@@ -41,7 +43,7 @@ def request_values(
     values["num_inference_steps"] = _whole(fields, "num_inference_steps")
     values["precision"] = fields["precision"] or "auto"
     values["chunk_frames"] = _whole(fields, "chunk_frames") if (fields["chunk_frames"] or "").strip() else None
-    values["vram_gib"] = _gib(fields["vram_gib"])
+    values |= {name: _gib(fields[name], name) for name in ("vram_gib", "ram_gib")}
     if not values["prompt"]:
         raise InputError("there is no prompt", "Say what should happen.", field="prompt")
     seed = (fields["seed"] or "").strip()
@@ -53,7 +55,7 @@ def request_values(
         values["width"], values["height"] = _whole(fields, "width"), _whole(fields, "height")
     elif image is not None:
         preset = preset_named(fields["model"])
-        short = int(fields["short_side_px"] or preset.defaults.short_side_px)
+        short = _short_side(fields, preset)
         values["width"], values["height"] = match_picture(preset, *(size_of or picture_size)(image), short)
     return values, image
 
@@ -69,8 +71,7 @@ def forecast_values(fields: Mapping[str, Any]) -> dict[str, Any]:
     values, _ = request_values(dict(fields) | {"prompt": fields["prompt"] or "-"})
     if "width" not in values:
         preset = preset_named(fields["model"])
-        short = int(fields["short_side_px"] or preset.defaults.short_side_px)
-        values["width"], values["height"] = match_picture(preset, 1, 1, short)
+        values["width"], values["height"] = match_picture(preset, 1, 1, _short_side(fields, preset))
     return values
 
 
@@ -80,15 +81,35 @@ def picture_size(image: Path) -> tuple[int, int]:
     return load_picture(image).size
 
 
-def _gib(text: str | None) -> float | None:
+def _gib(text: str | None, name: str) -> float | None:
     try:
         return float(text.replace(",", ".")) if text and text.strip() else None
     except ValueError:
-        raise InputError(f"{text!r} is not a number of GiB", "For example: 8", field="vram_gib") from None
+        raise InputError(f"{text!r} is not a number of GiB", "For example: 8", field=name) from None
+
+
+def _short_side(fields: Mapping[str, Any], preset: ModelPreset) -> int:
+    """Return the short side that the size is to have. Raises InputError unless the family's sizes can have it."""
+    if not fields["short_side_px"]:
+        return preset.defaults.short_side_px
+    short, multiple = _whole(fields, "short_side_px"), preset.rules.size_multiple
+    if short % multiple and not preset.rules.sizes:
+        nearest = short_side_extent(preset)
+        legal = min(nearest["maximum"], max(nearest["minimum"], round(short / multiple) * multiple))
+        raise InputError(
+            f"the short side must be a multiple of {multiple}, not {short}",
+            f"The nearest is {legal}.",
+            "short_side_px",
+            {"short_side_px": legal},
+        )
+    return short
 
 
 def _whole(fields: Mapping[str, Any], name: str) -> int:
     try:
-        return int(fields[name])
+        whole = int(fields[name])
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{_WHOLE[name]} is not a whole number", "Write one.", field=name) from None
+        whole = None
+    if whole is None or (isinstance(fields[name], float) and whole != fields[name]):
+        raise InputError(f"{_WHOLE[name]} is not a whole number", "Write one.", field=name)
+    return whole

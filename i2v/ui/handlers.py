@@ -39,6 +39,8 @@ class _Fields(BaseModel):
     width: int | None = None
     height: int | None = None
     num_frames: int | None = None
+    fps: int | None = None
+    num_inference_steps: int | None = None
     precision: str | None = None
 
 

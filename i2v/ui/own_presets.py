@@ -26,6 +26,7 @@ _KEPT = (
     "precision",
     "chunk_frames",
     "vram_gib",
+    "ram_gib",
     "formats",
     "image_fit",
 )
@@ -94,7 +95,8 @@ class _Handlers:
         values = next((preset.values for preset in self._service.presets.all(model) if preset.name == name), None)
         if values is None:
             return gr.skip()
-        return {self._form.fields["match_picture"]: True} | {self._form.fields[k]: v for k, v in values.items()}
+        values = {"match_picture": True, "ram_gib": ""} | values  # one saved before there was such a limit has none
+        return {self._form.fields[name]: value for name, value in values.items()}
 
     def remove(self, request: gr.Request, name: str | None, model: str) -> Any:
         """Forget the chosen preset; the form stays as it is."""

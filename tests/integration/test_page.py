@@ -38,12 +38,13 @@ class App:
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[str] | None = None
         self.environment: dict[str, str] = {}
+        self.program = ["app.py"]
 
     def start(self) -> float:
         """Start it and return the seconds until the page answers."""
         began = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "app.py", "--port", str(self.port), *self.arguments],
+            [sys.executable, *self.program, "--port", str(self.port), *self.arguments],
             cwd=ROOT,
             env=os.environ | {"I2V_HOME": str(self.home), "I2V_LOG_LEVEL": "WARNING"} | self.environment,
             stdout=subprocess.PIPE,

@@ -53,7 +53,7 @@ def refusal(answer: httpx.Response) -> dict[str, Any]:
     assert answer.status_code >= 400
     body = answer.json()
     assert set(body) == {"error"}
-    assert set(body["error"]) == {"kind", "message", "remedy", "field"}
+    assert set(body["error"]) == {"kind", "message", "remedy", "field", "nearest"}
     assert "Traceback" not in answer.text
     return dict(body["error"])
 

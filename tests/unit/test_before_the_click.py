@@ -61,6 +61,7 @@ def fields(**values: Any) -> dict[str, Any]:
         "formats": [],
         "chunk_frames": "",
         "vram_gib": "",
+        "ram_gib": "",
         "precision": "auto",
         "loop": False,
     } | values
