@@ -73,12 +73,16 @@ class MappedFile:
             part = part.clone()  # the usual writers align the data, but the format does not say so
         return part.view(kind).view(shape)
 
+    def holds(self, weight: Tensor) -> bool:
+        """Whether a weight lies in this file."""
+        return weight.numel() > 0 and 0 <= weight.data_ptr() - self._bytes.data_ptr() < self._bytes.numel()
+
     def mark(self, weight: Tensor, wished: torch.dtype) -> None:
         """Note on a weight that it lies in this file, if it does, and in which dtype it is wished."""
-        start = weight.data_ptr() - self._bytes.data_ptr()
-        if 0 <= start < self._bytes.numel() and weight.numel():
-            length = weight.numel() * weight.element_size()
-            setattr(weight, _MARK, _Mark(wished, weight.data_ptr(), self._mapping, start, length))
+        if self.holds(weight):
+            address, length = weight.data_ptr(), weight.numel() * weight.element_size()
+            mark = _Mark(wished, address, self._mapping, address - self._bytes.data_ptr(), length)
+            setattr(weight, _MARK, mark)
 
 
 def mark_mapped(weight: Tensor, files: list[MappedFile], wished: torch.dtype) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from i2v.memory.weights.mapped import is_mapped, read_ahead, wished_dtype
-from i2v.memory.weights.masters import MainMemory, as_weight, brought_sizes, bytes_of, rebuilt
+from i2v.memory.weights.masters import MainMemory, as_weight, brought_sizes, rebuilt
 from i2v.memory.weights.slabs import aligned
 
 __all__ = ["ParkedWeights", "main_memory_for", "weight_bytes"]
@@ -29,8 +29,11 @@ _SLAB_BYTES = 1 << 30  # a whole component is pinned in slabs of this size; what
 
 
 def weight_bytes(module: nn.Module) -> int:
-    """Return the bytes that a module's parameters and buffers really take, quantised ones included."""
-    return bytes_of(chain(module.parameters(), module.buffers()))
+    """Return the bytes that a module's parameters and buffers really take, quantised ones included.
+
+    Weights that lie in a file count as they are wished.
+    """
+    return sum(brought_sizes(chain(module.parameters(), module.buffers())))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from i2v.machine.devices import machine_memory
 from i2v.memory.masters_choice import MasterMemory, choose_masters
 from i2v.memory.residency import Home, Residency
 from i2v.memory.weights.block_stream import BlockStream
@@ -28,7 +29,9 @@ __all__ = ["Placement", "Streamable"]
 
 _log = logging.getLogger(__name__)
 
-_RING_SLAB_BYTES = 256 << 20  # for components that come whole or leaf by leaf; blocks make the ring as large as they are
+_RING_SLAB_BYTES = (
+    256 << 20
+)  # for components that come whole or leaf by leaf; blocks make the ring as large as they are
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class Streamable:
     held_at_once: int = 1
 
 
+_InFile = tuple[dict[str, Any], str, Tensor]  # a place in a module, and the mapped weight that belongs there
+
+
 class Placement:
     """Where the components' weights are."""
 
@@ -48,7 +54,7 @@ class Placement:
         self._residencies: dict[str, Residency | None] = dict.fromkeys(components)  # None: not placed yet
         self._whole: dict[str, ParkedWeights] = {}
         self._streams: dict[str, BlockStream | LeafStream] = {}
-        self._in_files = {name: list(_in_files(component.module)) for name, component in components.items()}
+        self._in_files: dict[str, list[_InFile]] = {}  # as found when first placed: what is loaded may be rounded first
         self._pinned: dict[str, MainMemory] = {}
         self._unpinned = MainMemory(False)
         self._in_use: list[str] = []  # the last one has its turn
@@ -72,6 +78,8 @@ class Placement:
         }
         for name in changed:
             self._release(name)
+            if name not in self._in_files:
+                self._in_files[name] = list(_in_files(self._components[name].module))
         self._choose_memory([name for name, residency in changed.items() if residency.home is not Home.RESIDENT])
         for name, residency in sorted(changed.items(), key=lambda item: item[1].home is Home.RESIDENT):
             self._place(name, residency)
@@ -138,7 +146,7 @@ class Placement:
         here = sum(brought_sizes(w for w in weights if w.device.type == "cpu" and not is_mapped(w)))
         choice = choose_masters(
             sum(brought_sizes(weights)),
-            None if self._device.type != "cuda" else _available_bytes() + here,
+            machine_memory().available_bytes + here,
             from_files=any(self._in_files[name] for name in new),
             to_card=self._device.type == "cuda",
         )
@@ -206,12 +214,6 @@ class Placement:
             self._streams[name].release()
 
 
-def _available_bytes() -> int:
-    from i2v.machine.devices import machine_memory
-
-    return machine_memory().available_bytes
-
-
 def _tables(module: nn.Module) -> Iterator[dict[str, Any]]:
     for part in module.modules():
         yield part._parameters
@@ -222,7 +224,7 @@ def _weights(module: nn.Module) -> Iterable[Tensor]:
     return (weight for table in _tables(module) for weight in table.values() if weight is not None)
 
 
-def _in_files(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
+def _in_files(module: nn.Module) -> Iterator[_InFile]:
     """Yield the places of weights that lie in mapped files, with those weights."""
     for table in _tables(module):
         for name, weight in table.items():
