@@ -142,10 +142,12 @@ def load_pipeline(preset: ModelPreset, home: Path, plan: Plan) -> tuple[ImageToV
     """Load a model as a plan wants it; return it with what its weights turned out to be.
 
     Into main memory, where it is rounded component by component: a card gets what is left of it when the pipeline is
-    arranged, and never the unrounded weights. For a card, or a plan whose masters are on disk, the files are mapped.
+    arranged, and never the unrounded weights. The files are mapped for that, and for a card, and where masters are to
+    be on disk: so main memory does not hold the unrounded weights either.
     """
     folder, dtype = model_folder(preset, home), DTYPES[plan.compute]
-    mapped = plan.device != "cpu" or plan.masters is Masters.DISK
+    rounds = any(part.precision != plan.compute for part in plan.parts.values())
+    mapped = rounds or plan.device != "cpu" or plan.masters is Masters.DISK
     family = pipeline_class(preset.family)
     pipeline = family.load(folder, preset, torch.device("cpu"), dtype, keep_mapped=mapped)
     for name, module in pipeline.modules().items():

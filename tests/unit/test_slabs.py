@@ -125,6 +125,18 @@ def test_a_slab_of_the_ring_is_used_again_only_when_its_copies_are_done() -> Non
     assert log == ["waits for block 0"]
 
 
+def test_each_slab_is_noted_on_the_stream_that_copies_out_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, noted = "side", []
+    ring = Ring(1024, unpinned, slabs=3)
+    monkeypatch.setattr(ring, "_note", lambda device: noted.append((ring._at, stream)))
+    two = [(torch.empty(200), torch.ones(200)) for _ in range(2)]
+    ring.send(two)
+    stream = "main"
+    ring.send(two[:1])
+    ring.send([])
+    assert noted == [(1, "side"), (2, "side"), (0, "main")]
+
+
 def test_what_does_not_fit_one_slab_goes_through_several_and_what_fits_none_goes_directly() -> None:
     ring = Ring(1024, unpinned, slabs=2)
     weights = [torch.arange(200.0), torch.arange(200.0) + 1, torch.arange(3000.0), torch.arange(4).half()]

@@ -110,6 +110,7 @@ class Placement:
                 component.blocks,
                 self._device,
                 pin=memory,
+                prefetch=self._device.type != "cpu",  # which would gain nothing by it
                 keep=residency.keep,
                 held_at_once=component.held_at_once,
             )

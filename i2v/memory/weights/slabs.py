@@ -84,31 +84,33 @@ class Ring:
 
     def send(self, moves: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Copy each source to its target (target, source), cast where their dtypes differ, on the current stream."""
-        used = self.slab_bytes  # so that it begins with a slab of its own
+        used: int | None = None  # of the slab; none as long as this call has none of its own
         try:
             for target, source in moves:
                 size = target.numel() * target.element_size()
                 if size > self.slab_bytes or not target.is_contiguous():
                     target.copy_(source)
                     continue
-                if used + size > self.slab_bytes:
-                    self._next_slab(target.device)
+                if used is None or used + size > self.slab_bytes:
+                    if used is not None:
+                        self._note(target.device)
+                    self._advance()
                     used = 0
                 room = self._slabs[self._at][used : used + size].view(target.dtype).view(target.shape)
                 target.copy_(room.copy_(source), non_blocking=True)
                 used += aligned(size)
         finally:
-            if moves:
+            if used is not None:
                 self._note(moves[0][0].device)
 
-    def _next_slab(self, device: torch.device) -> None:
-        self._note(device)
+    def _advance(self) -> None:
+        """Go on to the next slab, once what it held is on the card."""
         self._at = (self._at + 1) % len(self._slabs)
         copied = self._copied[self._at]
         if copied is not None:
-            copied.synchronize()  # what the slab held is on the card
+            copied.synchronize()
 
     def _note(self, device: torch.device) -> None:
-        """Note the moment when the copies out of this slab, so far as they are queued, are done."""
+        """Note the moment when the copies out of this slab, all queued on the current stream, are done."""
         if device.type == "cuda":
             self._copied[self._at] = torch.cuda.current_stream(device).record_event()
