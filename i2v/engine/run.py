@@ -24,8 +24,7 @@ from i2v.jobs.result import RunResult, Stage, WeightsNote
 from i2v.memory.forecast.experience import Experience
 from i2v.memory.ladder import Ladder, Rung, compute_precision
 from i2v.memory.machine_now import Machine
-from i2v.memory.plan import Plan
-from i2v.memory.residency import Home
+from i2v.memory.plan import Masters, Plan
 from i2v.memory.weights.parked import weight_bytes
 from i2v.memory.weights.precision import DTYPES, check_weights_are, quantise
 from i2v.models.base import ImageToVideo
@@ -137,12 +136,21 @@ class Engine:
 
 
 def load_pipeline(preset: ModelPreset, home: Path, plan: Plan) -> tuple[ImageToVideo, WeightsNote]:
-    """Load a model as a plan wants it; return it with what its weights turned out to be."""
+    """Load a model as a plan wants it; return it with what its weights turned out to be.
+
+    Into main memory, where it is rounded component by component: a card gets what is left of it when the pipeline is
+    arranged, and never the unrounded weights. The files are mapped for that, and for a card, and where masters are to
+    be on disk: so main memory does not hold the unrounded weights either.
+    """
     folder, dtype = model_folder(preset, home), DTYPES[plan.compute]
-    device = torch.device(plan.device if plan.home is Home.RESIDENT else "cpu")
-    pipeline = pipeline_class(preset.family).load(folder, preset, device, dtype)
-    if plan.precision != plan.compute:
-        quantise(pipeline.denoiser, plan.precision, dtype)
+    rounds = any(part.precision != plan.compute for part in plan.parts.values())
+    mapped = rounds or plan.device != "cpu" or plan.masters is Masters.DISK
+    family = pipeline_class(preset.family)
+    pipeline = family.load(folder, preset, torch.device("cpu"), dtype, keep_mapped=mapped)
+    for name, module in pipeline.modules().items():
+        precision = plan.parts[name].precision
+        if precision != plan.compute:
+            quantise(module, precision, dtype)
     found = check_weights_are(pipeline.denoiser, plan.precision, dtype)
     total = sum(weight_bytes(module) for module in pipeline.modules().values())
     _log.info("%s is loaded, %.2f GiB in all; %s", preset.name, total / 2**30, found.sentence())

@@ -61,6 +61,7 @@ class ImageToVideo(ABC):
 
     def __init__(self, modules: Mapping[str, torch.nn.Module], scheduler: Any, executors: Sequence[Executor] = ()):
         from i2v.family import Role
+        from i2v.memory.weights.mapped import module_dtype
         from i2v.memory.weights.placement import Placement
         from i2v.models.binding import streamables
 
@@ -69,14 +70,19 @@ class ImageToVideo(ABC):
         self.denoisers: dict[str, Any] = {name: modules[name] for name in self.family.of_role(Role.DENOISER)}
         first = next(iter(self.denoisers.values()))
         self.device: torch.device = first.device
-        self.dtype: torch.dtype = first.dtype
+        self.dtype: torch.dtype = module_dtype(first)
         self._streamables = streamables(self.family, modules)
         self.placement = Placement(self._streamables, self.device)
 
     @classmethod
     @abstractmethod
-    def load(cls, folder: Path, preset: ModelPreset, device: torch.device, dtype: torch.dtype) -> ImageToVideo:
-        """Load every component from a local folder, safetensors only. Raises ModelFilesError."""
+    def load(
+        cls, folder: Path, preset: ModelPreset, device: torch.device, dtype: torch.dtype, *, keep_mapped: bool = False
+    ) -> ImageToVideo:
+        """Load every component from a local folder, safetensors only. Raises ModelFilesError.
+
+        `keep_mapped`: the weights stay in their files until `arrange` (loading.load_weights).
+        """
 
     def modules(self) -> dict[str, torch.nn.Module]:
         """Return the components that hold weights, by name."""

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from i2v.errors import ModelFilesError
 
-__all__ = ["check_folder", "check_weights", "component_folder", "find_variant"]
+__all__ = ["check_folder", "check_weights", "component_folder", "find_variant", "weight_files"]
 
 _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
 # A component without weights is known by the file that its library saves it in; what has weights has a config.json.
@@ -106,12 +106,12 @@ def component_folder(folder: Path, name: str) -> Path:
 
 def find_variant(path: Path) -> str | None:
     """Return the stored variant of a component: fp16 where only that is there, else none."""
-    return "fp16" if not _weight_files(path, None) and _weight_files(path, "fp16") else None
+    return "fp16" if not weight_files(path, None) and weight_files(path, "fp16") else None
 
 
 def check_weights(path: Path, variant: str | None) -> None:
     """Raise ModelFilesError in one sentence when a component's weights are missing, cut short, or pickled."""
-    files = _weight_files(path, variant)
+    files = weight_files(path, variant)
     if not files:
         pickled = [p.name for pattern in _PICKLES for p in path.glob(pattern)]
         if pickled:
@@ -132,7 +132,7 @@ def check_weights(path: Path, variant: str | None) -> None:
             ) from error
 
 
-def _weight_files(path: Path, variant: str | None) -> list[Path]:
+def weight_files(path: Path, variant: str | None) -> list[Path]:
     """Return the component's safetensors files of one variant, those an index names included."""
     marker = f".{variant}." if variant else "."
     for stem in ("diffusion_pytorch_model", "model"):

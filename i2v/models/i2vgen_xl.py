@@ -92,13 +92,15 @@ class Pipeline(ImageToVideo):
         super().__init__(modules, scheduler, (self._exact, ExactKL(self.vae)))
 
     @classmethod
-    def load(cls, folder: Path, preset: ModelPreset, device: torch.device, dtype: torch.dtype) -> Pipeline:
+    def load(
+        cls, folder: Path, preset: ModelPreset, device: torch.device, dtype: torch.dtype, *, keep_mapped: bool = False
+    ) -> Pipeline:
         from i2v.models.loading import load_parts, load_scheduler, load_tokenizer
 
         return cls(
             load_tokenizer(folder, "tokenizer", transformers.CLIPTokenizer),
             PictureEncoding.load(folder),
-            load_parts(folder, FAMILY, device, dtype),
+            load_parts(folder, FAMILY, device, dtype, keep_mapped=keep_mapped),
             load_scheduler(folder, "scheduler", _SCHEDULERS),
         )
 

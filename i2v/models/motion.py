@@ -66,13 +66,15 @@ class Pipeline(ImageToVideo):
         self._width = modules["unet"].config.cross_attention_dim
 
     @classmethod
-    def load(cls, folder: Path, preset: ModelPreset, device: torch.device, dtype: torch.dtype) -> Pipeline:
+    def load(
+        cls, folder: Path, preset: ModelPreset, device: torch.device, dtype: torch.dtype, *, keep_mapped: bool = False
+    ) -> Pipeline:
         from i2v.models.loading import load_config, load_parts, load_tokenizer
         from i2v.models.motion_render import MotionRenderer
 
         return cls(
             load_tokenizer(folder, "tokenizer", transformers.CLIPTokenizer),
-            load_parts(folder, FAMILY, device, dtype),
+            load_parts(folder, FAMILY, device, dtype, keep_mapped=keep_mapped),
             load_config(folder, "scheduler", diffusers.FlowMatchEulerDiscreteScheduler),
             load_config(folder, "renderer", MotionRenderer),
         )

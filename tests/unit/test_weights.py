@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import chain, pairwise
@@ -16,8 +17,10 @@ from torch.utils._pytree import tree_leaves
 
 from i2v.memory.exact.unet import ExactForward, layers_in_order
 from i2v.memory.forecast.count import LiveStorage
+from i2v.memory.weights.layer_stream import LayerStream
+from i2v.memory.weights.leaf_stream import stream_leaves
 from i2v.memory.weights.masters import MainMemory, plain_tensors
-from i2v.memory.weights.parked import LayerStream, ParkedWeights, stream_leaves, weight_bytes
+from i2v.memory.weights.parked import ParkedWeights, weight_bytes
 from i2v.memory.weights.precision import quantise
 from i2v.models.text import encode_prompts
 from tests import small_checkpoint
@@ -237,7 +240,7 @@ def test_weights_dropped_on_their_way_are_waited_for(streams: tuple[FakeStream, 
 # Pinned memory
 
 
-def test_pinned_masters_fill_whole_blocks() -> None:
+def test_pinned_masters_of_a_module_fill_one_slab_of_their_size() -> None:
     asked: list[int] = []
 
     def allocate(size: int) -> Tensor:
@@ -249,13 +252,14 @@ def test_pinned_masters_fill_whole_blocks() -> None:
     memory = MainMemory(True, allocate)
     parked = ParkedWeights(layer, "cpu", pin=memory)
     assert [[what for _, what in plains] for plains in contents(layer).values()] == said
-    assert asked == [64 << 20]
+    held = sum(math.ceil(len(what) / 512) * 512 for plains in said for what in plains)
+    assert asked == [held]
     assert parked.is_pinned
     addresses = sorted(address for plains in contents(layer).values() for address, what in plains if what)
     assert all(after - before >= 512 for before, after in pairwise(addresses))
 
 
-def test_a_weight_larger_than_a_block_gets_its_own_and_shares_the_rest() -> None:
+def test_no_slab_is_rounded_up_to_a_power_of_two() -> None:
     asked: list[int] = []
 
     def allocate(size: int) -> Tensor:
@@ -263,9 +267,12 @@ def test_a_weight_larger_than_a_block_gets_its_own_and_shares_the_rest() -> None
         return torch.empty(size, dtype=torch.uint8, device="meta")
 
     memory = MainMemory(True, allocate)
-    for size in (10, (100 << 20) // 4, 1000, (50 << 20) // 4):
-        memory.keep(torch.empty(size, device="meta"))
-    assert asked == [64 << 20, 128 << 20]
+    weights = [torch.empty(size, device="meta") for size in (10, (100 << 20) // 4, 1000, (50 << 20) // 4)]
+    memory.reserve(weights[:2])
+    for weight in weights:
+        memory.keep(weight)
+    memory.reserve(weights)
+    assert asked == [512 + (100 << 20), 4096, 50 << 20]
 
 
 def test_a_tied_weight_is_pinned_once() -> None:

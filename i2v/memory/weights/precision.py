@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from i2v.errors import GenerationError, InputError
 from i2v.memory.abilities import APPROXIMATE, precisions_of, refuse_unless_possible
+from i2v.memory.weights.mapped import cast_own, is_mapped, wished_dtype
 from i2v.memory.weights.masters import plain_tensors
 
 __all__ = [
@@ -45,9 +46,13 @@ def quantise(denoiser: nn.Module, precision: str, compute_dtype: torch.dtype) ->
     """Round the denoiser's weights in place, layer by layer; an exact precision leaves them as they are.
 
     They must have been loaded in `compute_dtype`, and are best still in main memory, so that a card never holds them
-    unrounded. Raises InputError when the library that does it is not installed.
+    unrounded: only nf4 is packed on the card where there is one, one layer at a time. A layer's unrounded weights are
+    free as soon as it is rounded; only fp8 needs a copy of them all where their files have another dtype. Raises
+    InputError when the library that does it is not installed.
     """
     if precision == "fp8":
+        for part in denoiser.modules():
+            cast_own(part)
         denoiser.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype)  # type: ignore[operator]
     elif precision == "int8":
         _to_int8(denoiser, compute_dtype)
@@ -80,6 +85,7 @@ def _linear_layers(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linea
 def _to_int8(denoiser: nn.Module, compute_dtype: torch.dtype) -> None:
     torchao = _library("torchao.quantization", "torchao==0.18.0", "int8")
     for _, _, layer in _linear_layers(denoiser):
+        cast_own(layer)
         # With one scale per row torchao multiplies before it scales: the sums are up to a thousand times the result,
         # and in fp16 become infinite. With two it turns the weight back first.
         in_halves = compute_dtype == torch.float16 and layer.in_features % 2 == 0
@@ -91,6 +97,7 @@ def _to_nf4(denoiser: nn.Module, compute_dtype: torch.dtype) -> None:
     bitsandbytes = _library("bitsandbytes", "bitsandbytes==0.50.2", "nf4").nn
     for parent, name, layer in _linear_layers(denoiser):
         if _suits_nf4(layer):
+            cast_own(layer)
             setattr(parent, name, _four_bit(bitsandbytes, layer, compute_dtype))
 
 
@@ -154,7 +161,8 @@ def _may_be(name: str, weight: Tensor, denoiser: nn.Module, precision: str, comp
     if _is_stored_as(precision, weight) or not weight.is_floating_point():
         return True
     wished = any(part in name for part in getattr(denoiser, "_keep_in_fp32_modules", None) or ())
-    return weight.dtype == compute_dtype or (wished and weight.dtype == torch.float32)
+    dtype = wished_dtype(weight)
+    return dtype == compute_dtype or (wished and dtype == torch.float32)
 
 
 def _is_stored_as(precision: str, weight: Tensor) -> bool:
@@ -163,7 +171,7 @@ def _is_stored_as(precision: str, weight: Tensor) -> bool:
     if precision == "nf4":
         return getattr(getattr(weight, "quant_state", None), "quant_type", None) == "nf4"
     dtype = torch.float8_e4m3fn if precision == "fp8" else DTYPES[precision]
-    return weight.dtype == dtype and not is_traceable_wrapper_subclass(weight)
+    return wished_dtype(weight) == dtype and not is_traceable_wrapper_subclass(weight)
 
 
 def _report(denoiser: nn.Module, precision: str) -> WeightReport:
@@ -175,5 +183,6 @@ def _report(denoiser: nn.Module, precision: str) -> WeightReport:
         total += count
         as_asked += count if _is_stored_as(precision, weight) else 0
         for plain in plain_tensors(weight):
-            sizes[str(plain.dtype).removeprefix("torch.")] += plain.numel() * plain.element_size()
+            dtype = wished_dtype(weight) if is_mapped(weight) else plain.dtype
+            sizes[str(dtype).removeprefix("torch.")] += plain.numel() * dtype.itemsize
     return WeightReport(precision, sizes.total(), dict(sizes), as_asked / max(total, 1))
