@@ -99,6 +99,7 @@ class ImageToVideo(ABC):
 
     def arrange(self, plan: Plan) -> None:
         """Take up how a plan wants the model run; possible between any two calls, also in the middle of denoising."""
+        from i2v.memory.plan import Masters
         from i2v.memory.weights.placement import Placement
 
         device = torch.device(plan.device)
@@ -107,7 +108,7 @@ class ImageToVideo(ABC):
             self.placement = Placement(self._streamables, device)
         for executor in self.executors:
             executor.set(plan.knobs)
-        self.placement.arrange(plan.residencies)
+        self.placement.arrange(plan.residencies, from_disk=plan.masters is Masters.DISK)
         self.arranged()
 
     def arranged(self) -> None:  # noqa: B027  optional on purpose

@@ -29,9 +29,7 @@ __all__ = ["Placement", "Streamable"]
 
 _log = logging.getLogger(__name__)
 
-_RING_SLAB_BYTES = (
-    256 << 20
-)  # for components that come whole or leaf by leaf; blocks make the ring as large as they are
+_RING_SLAB_BYTES = 256 << 20  # of a component without blocks; those that have some make it as large as a block
 
 
 @dataclass(frozen=True)
@@ -66,10 +64,11 @@ class Placement:
 
     # Arranging
 
-    def arrange(self, residencies: Mapping[str, Residency]) -> None:
+    def arrange(self, residencies: Mapping[str, Residency], from_disk: bool = False) -> None:
         """Put the weights where a plan wants them; components that stay as they are are not touched.
 
-        What leaves the device goes first. Raises what bringing weights raises, such as torch.OutOfMemoryError.
+        What leaves the device goes first. `from_disk`: what lies in mapped files stays there, whatever RAM is free.
+        Raises what bringing weights raises, such as torch.OutOfMemoryError.
         """
         changed = {
             name: residency
@@ -80,7 +79,8 @@ class Placement:
             self._release(name)
             if name not in self._in_files:
                 self._in_files[name] = list(_in_files(self._components[name].module))
-        self._choose_memory([name for name, residency in changed.items() if residency.home is not Home.RESIDENT])
+        away = [name for name, residency in changed.items() if residency.home is not Home.RESIDENT]
+        self._choose_memory(away, from_disk)
         for name, residency in sorted(changed.items(), key=lambda item: item[1].home is Home.RESIDENT):
             self._place(name, residency)
             self._residencies[name] = residency
@@ -135,7 +135,7 @@ class Placement:
         if name in self._whole:
             self._whole.pop(name).drop()
 
-    def _choose_memory(self, names: Sequence[str]) -> None:
+    def _choose_memory(self, names: Sequence[str], from_disk: bool) -> None:
         """Choose how the masters of components that leave the device are kept; those that are pinned stay so."""
         for name in self._pinned.keys() - names:
             if self._residencies[name] is None:
@@ -147,7 +147,7 @@ class Placement:
         here = sum(brought_sizes(w for w in weights if w.device.type == "cpu" and not is_mapped(w)))
         choice = choose_masters(
             sum(brought_sizes(weights)),
-            machine_memory().available_bytes + here,
+            0 if from_disk else machine_memory().available_bytes + here,
             from_files=any(self._in_files[name] for name in new),
             to_card=self._device.type == "cuda",
         )
