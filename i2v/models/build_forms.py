@@ -30,6 +30,7 @@ from i2v.memory.forecast.calls import TracedCall
 from i2v.memory.forecast.forms import CallForms, Component, EventForms, ModelForms, PeakForm
 from i2v.memory.forecast.tables import TABLES, architecture_of, find_forms, forms_path, table_key, versions, width_of
 from i2v.memory.forecast.trace import count_operations, fake_tensors, find_event_forms, peak_form_of
+from i2v.memory.weights.leaf_stream import LARGE_TABLE_BYTES
 from i2v.models.binding import blocks_of, build_component, family_module, parts_of
 from i2v.models.download import model_folder
 from i2v.presets.model_preset import ModelPreset, preset_named
@@ -164,18 +165,24 @@ def count_parameters(part: Part, architecture: Architecture) -> Component:
     with torch.device("meta"):
         module = build_component(part, architecture[part.name])
     blocks = blocks_of(part, module)
-    inside = {id(leaf) for block in blocks for leaf in block.modules()}
+    elsewhere = {id(leaf) for block in blocks for leaf in block.modules()}
+    elsewhere |= {id(leaf) for leaf in module.modules() if _is_looked_up(leaf)}
     leaves = [(leaf, sum(p.numel() for p in leaf.parameters(recurse=False))) for leaf in module.modules()]
     return Component(
         parameters=_parameters(module),
         blocks=tuple(_parameters(block) for block in blocks),
         window=part.held_at_once + 1,  # and one that is fetched meanwhile
-        rest_at_once=max((count for leaf, count in leaves if id(leaf) not in inside), default=0),
+        rest_at_once=max((count for leaf, count in leaves if id(leaf) not in elsewhere), default=0),
         largest_leaf=max(count for _, count in leaves),
         linear=sum(_parameters(leaf) for leaf in module.modules() if isinstance(leaf, torch.nn.Linear)),
         tensors=tuple(sorted(Counter(p.numel() for p in module.parameters()).items(), reverse=True)),
         castable=sum(_parameters(leaf) for leaf in module.modules() if isinstance(leaf, _CASTABLE)),
     )
+
+
+def _is_looked_up(leaf: torch.nn.Module) -> bool:
+    """Say whether streaming leaves a table on the CPU, in numbers of 2 bytes; in larger ones it leaves more."""
+    return isinstance(leaf, torch.nn.Embedding) and 2 * leaf.weight.numel() >= LARGE_TABLE_BYTES
 
 
 def _parameters(module: torch.nn.Module) -> int:
