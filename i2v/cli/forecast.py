@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from i2v.settings import Settings
 
 __all__ = ["add_commands", "table_lines"]
 
+_WIDTH = 160  # of the table, in letters
 # What a rung takes: the column's title, and the name in its JSON. A column that no rung has a number for is left out.
 _COLUMNS = (
     ("VRAM", "peak_vram_bytes"),
@@ -103,7 +105,7 @@ def _print_table(ladder: Ladder) -> None:
 
 
 def table_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the table of a ladder's rungs, which come as `Rung.to_dict` gives them: its head and a line for each."""
+    """Return the table of a ladder's rungs, which come as `Rung.to_dict` gives them, one or more lines each."""
     columns = [(title, name) for title, name in _COLUMNS if any(row.get(name) for row in rows)]
     head = " ".join(f"{title:>9}" for title, _ in columns)
     lines = [f"   {'plan':9} {head} {'time':>13}  fits  how"]
@@ -111,7 +113,9 @@ def table_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         numbers = " ".join(f"{row[name] / GIB:5.2f} GiB" if row.get(name) else f"{'-':>9}" for _, name in columns)
         mark, fits = ("=>" if row["chosen"] else "  "), ("yes" if row["fits"] else "no")
         kind = "" if row["exact"] else "approximate: "
-        lines.append(f"{mark} {row['name']:9} {numbers} {_time(row):>13}  {fits:4}  {kind}{row['words']}")
+        begin = f"{mark} {row['name']:9} {numbers} {_time(row):>13}  {fits:4}  "
+        how = textwrap.wrap(f"{kind}{row['words']}", _WIDTH - len(begin))
+        lines += [f"{before}{part}" for before, part in zip([begin, *[" " * len(begin)] * len(how)], how, strict=False)]
     return lines
 
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -38,7 +39,8 @@ def generate(photo: Path, output: Path, *more: object) -> dict[str, Any]:
 
 
 def test_generate_inspect_and_generate_again_give_the_same_frames(home: Path, photo: Path, tmp_path: Path) -> None:
-    first = generate(photo, tmp_path / "out.mp4", *QUICK, "--loop", "--fit", "fit")
+    too_much = round(2 * psutil.virtual_memory().total / 2**30)
+    first = generate(photo, tmp_path / "out.mp4", *QUICK, "--loop", "--fit", "fit", "--ram", too_much)
     promised = {
         "file",
         "model",
@@ -53,18 +55,22 @@ def test_generate_inspect_and_generate_again_give_the_same_frames(home: Path, ph
     assert promised | {"peak_bytes", "plan"} <= set(first)
     assert first["plan"]["reason"]
     assert (first["loop"], first["note"]) == (True, None)
+    (said,) = first["notes"]
+    assert said.startswith(f"using at most {too_much} GiB of RAM, more than the ")
     assert Path(first["file"]).stat().st_size > 1000
 
     inspected = run("inspect", tmp_path / "out.mp4", "--json", cwd=tmp_path)
     assert inspected.returncode == 0
     request = json.loads(inspected.stdout)["request"]
     assert (request["prompt"], request["seed"], request["loop"]) == ("the camera pans left", 11, True)
-    assert request["image_fit"] == "fit"
+    assert (request["image_fit"], request["ram_gib"]) == ("fit", too_much)
     (tmp_path / "settings.json").write_text(inspected.stdout, encoding="utf-8")
 
     second = run("generate", photo, "--settings", "settings.json", "-o", "again.gif", "--json", cwd=tmp_path)
     assert second.returncode == 0, second.stderr
-    assert json.loads(second.stdout)["frames_sha256"] == first["frames_sha256"]
+    again = json.loads(second.stdout)
+    assert again["frames_sha256"] == first["frames_sha256"]
+    assert (again["ram_gib"], again["notes"]) == (None, [])  # a limit is the machine's, not the video's
     assert (tmp_path / "again.gif").read_bytes()[:4] == b"GIF8"
 
 
@@ -73,7 +79,7 @@ def test_generate_inspect_and_generate_again_give_the_same_frames(home: Path, ph
     [
         (("missing.jpg", "-p", "x"), "missing.jpg"),
         (("{photo}",), "no prompt"),
-        (("{photo}", "-p", "x", "--size", "513x512"), "nearest is 512"),
+        (("{photo}", "-p", "x", "--size", "513x512"), "nearest is 512. (--size 512x512)"),
         (("{photo}", "-p", "x", "--size", "large"), "WxH"),
         (("{photo}", "-p", "x", "--size", "0x512"), "width must be between"),
         (("{photo}", "-p", "x", "--frames", "0"), "frames must be between"),
@@ -81,6 +87,10 @@ def test_generate_inspect_and_generate_again_give_the_same_frames(home: Path, ph
         (("{photo}", "-p", "x", "--guidance", "nan"), "guidance must be a number"),
         (("{photo}", "-p", "x", "--seed", "-1"), "seed must be between"),
         (("{photo}", "-p", "x", "--fps", "0"), "fps must be between"),
+        (("{photo}", "-p", "x", "--ram", "0"), "RAM must be a number of GiB above 0"),
+        (("{photo}", "-p", "x", "--ram=-4"), "RAM must be a number of GiB above 0"),
+        (("{photo}", "-p", "x", "--ram", "nan"), "RAM must be a number of GiB above 0"),
+        (("{photo}", "-p", "x", "--ram", "0.3"), "GiB of RAM are free"),
         (("{photo}", "-p", "x", "--model", "sora"), "Known models: motion, i2vgen-xl"),
         (("{photo}", "-p", "x", "--model", "i2vgen-xl"), "not downloaded"),
         (("{photo}", "-p", "x", "--model", "i2vgen-xl", "--loop"), "models that can loop: motion"),

@@ -103,3 +103,11 @@ def test_the_limit_of_ram_stands_beside_that_of_the_card(page: Page) -> None:
     page.get_by_role("button", name="Use all that is free").click()
     forecast_is(page, FITS)
     expect(field).to_have_value("")
+
+
+def test_the_documentation_shows_the_rule_of_the_frames(page: Page, app: pages.App) -> None:
+    page.goto(f"{app.url}/api/docs")
+    models = page.locator("#endpoints li").filter(has_text="GET /api/v1/models")
+    expect(models).to_contain_text("Each of them: ModelAnswer")
+    expect(models).to_contain_text("which numbers of frames there are, such as 4k+1; empty for any")
+    expect(page.locator("#endpoints li").filter(has_text="/api/v1/forecast")).to_contain_text("pretend_ram_gib")

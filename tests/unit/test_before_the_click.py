@@ -180,10 +180,14 @@ def test_a_job_from_before_there_were_loops_fills_the_form(tmp_path: Path) -> No
     form = Form(service)
     asyncio.run(laid_out(form))
     service.close()
-    stored = build_request({"prompt": "zoom in", "num_frames": 9, "loop": True}, (512, 512)).model_dump(mode="json")
-    assert form.reuse_updates(stored, None, ENGLISH)[form.fields["loop"]].value is True
-    del stored["loop"]
+    asked = {"prompt": "zoom in", "num_frames": 9, "loop": True, "ram_gib": 12.5}
+    stored = build_request(asked, (512, 512)).model_dump(mode="json")
     updates = form.reuse_updates(stored, None, ENGLISH)
+    assert updates[form.fields["loop"]].value is True
+    assert (updates[form.fields["vram_gib"]], updates[form.fields["ram_gib"]]) == ("", "12.5")
+    del stored["loop"], stored["ram_gib"]
+    updates = form.reuse_updates(stored, None, ENGLISH)
+    assert updates[form.fields["ram_gib"]] == ""
     assert updates[form.fields["loop"]].value is False
     assert updates[form.fields["num_frames"]].value == 9
 

@@ -148,6 +148,15 @@ def test_only_what_differs_is_compared(tmp_path: Path) -> None:
     assert compare_jobs(a, a, ENGLISH)["rows"] == []
 
 
+def test_limits_of_memory_are_compared(tmp_path: Path) -> None:
+    a, b = snapshot(tmp_path / "a", vram_gib=6.0), snapshot(tmp_path / "b", ram_gib=12.5)
+    assert compare_jobs(a, b, ENGLISH)["rows"] == [
+        {"name": "Use at most (GiB)", "a": "6.0", "b": "all that is free"},
+        {"name": "RAM: use at most (GiB)", "a": "all that is free", "b": "12.5"},
+    ]
+    assert compare_jobs(a, b, CHINESE)["rows"][1]["name"] == "内存：最多使用（GiB）"
+
+
 def test_a_comparison_says_what_each_took(tmp_path: Path) -> None:
     one = snapshot(tmp_path)
     facts = compare_jobs(one, one, ENGLISH)["a"]
