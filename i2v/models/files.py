@@ -64,7 +64,7 @@ def _is_config_only(path: Path, expected: str) -> bool:
     """Whether a component is complete without weights, `expected` being the file that its class name speaks of."""
     if (path / "config.json").is_file() and expected == "config.json":
         return False  # a vision encoder, say, with its image processor's settings beside it
-    return any((path / file).is_file() for file in _CONFIG_ONLY) and not _weight_files(path, find_variant(path))
+    return any((path / file).is_file() for file in _CONFIG_ONLY) and not weight_files(path, find_variant(path))
 
 
 def _check_vocabulary(path: Path, class_name: str) -> None:
