@@ -91,8 +91,8 @@ class Component:
 
     `blocks`: of each block that streaming brings, in order; `window`: how many of them are on the device at a time;
     `rest_at_once`: the most of one layer outside the blocks that comes to the device when they are streamed.
-    `largest_leaf`: of one layer; `linear`: in linear layers, which int8 and nf4 store smaller; `castable`: in those that fp8 stores
-    smaller. `tensors`: (parameters, how many) of each size of tensor, largest first.
+    `largest_leaf`: of one layer; `linear`: in linear layers, which int8 and nf4 store smaller; `castable`: in those
+    that fp8 stores smaller. `tensors`: (parameters, how many) of each size of tensor, largest first.
     """
 
     parameters: int
