@@ -232,7 +232,7 @@ class Ladder:
         return too_little_ram and away and all(part.precision in EXACT for part in plan.parts.values())
 
     def _with_small_stages(self, plan: Plan) -> Plan:
-        """Turn the knobs of those other stages than denoising that would be what does not fit."""
+        """Turn the knobs of the stages beside denoising, where such a stage alone would not fit."""
         foreseen = self._forecast(self._at_least(plan))
         overhead = self._need(foreseen) - max(self._taken(stage) for stage in foreseen.stages.values())
         budget = self.machine.free_bytes - self.machine.margin_bytes - overhead

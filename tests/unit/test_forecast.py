@@ -15,7 +15,7 @@ from i2v.memory.forecast.count import LiveStorage, main_memory
 from i2v.memory.forecast.experience import Experience, RunRecord
 from i2v.memory.forecast.forms import EventForms, ModelForms, PeakForm, product_value
 from i2v.memory.forecast.peaks import forecast
-from i2v.memory.forecast.tables import architecture_of, find_forms, shipped_forms, table_key
+from i2v.memory.forecast.tables import architecture_of, code_of, find_forms, shipped_forms, table_key
 from i2v.memory.forecast.trace import Part, event_log, fake_tensors, find_event_forms, find_peak_form
 from i2v.memory.knobs import FRAME_CHUNKS, PARKED_SKIPS, VAE_BANDS
 from i2v.memory.machine_now import GIB
@@ -197,6 +197,13 @@ def test_another_architecture_has_another_key(tmp_path: Any) -> None:
     assert architecture["unet"]["block_out_channels"] == [64, 128]
     assert architecture["vae"] == preset.architecture["vae"]
     assert table_key(preset, architecture) != table_key(preset, preset.architecture)
+
+
+def test_a_table_does_not_age_by_words_about_the_code() -> None:
+    code = "def half(n):\n    return n // 2\n"
+    told = '"""A module."""\n\n\ndef half(n):\n    """Return half."""\n    return n // 2  # rounded down\n'
+    assert code_of(told) == code_of(code)
+    assert code_of(code.replace("2", "3")) != code_of(code)
 
 
 def test_a_table_survives_saving_and_a_broken_one_is_none(tmp_path: Any) -> None:

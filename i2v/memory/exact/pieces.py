@@ -23,7 +23,7 @@ def pieces(total: int, size: int) -> Iterator[slice]:
 
 @contextmanager
 def first_pieces_only() -> Iterator[None]:
-    """Within it, `pieces` yields only the first two: as every piece is treated alike, they show the peak."""
+    """Have `pieces` yield only the first two inside: all pieces are treated alike, so two show the peak."""
     token = _first_only.set(True)
     try:
         yield

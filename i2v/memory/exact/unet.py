@@ -33,7 +33,7 @@ __all__ = ["ExactForward", "LayerWeights", "layers_in_order"]
 
 
 class LayerWeights(Protocol):
-    """Whoever sees to it that a layer's weights are on the device while it runs."""
+    """Brings a layer's weights to the device for as long as the layer runs."""
 
     def held(self, layer: nn.Module) -> AbstractContextManager[None]: ...
 
@@ -127,7 +127,7 @@ class ExactForward:
 
 
 class _Run:
-    """One call of the model in pieces. Emptied skip by skip; not to be used twice."""
+    """One call of the model in pieces. It gives up its skip connections one by one, so it runs only once."""
 
     def __init__(self, unet: I2VGenXLUNet, frames: int, shape: torch.Size, how: ExactForward):
         self.unet, self.frames, self._how = unet, frames, how

@@ -80,7 +80,7 @@ class CachingAllocator:
             block.pool.give(block)
 
     def replay(self, log: Iterable[tuple[int, int]]) -> None:
-        """Do what `LiveStorage.log` lists: 0 bytes free a number that is alive; all else is an allocation."""
+        """Replay `LiveStorage.log`: 0 bytes free a number that is alive, anything else allocates it."""
         for number, nbytes in log:
             if nbytes == 0 and number in self._alive:
                 self.free(number)

@@ -23,7 +23,7 @@ _in_main_memory: ContextVar[bool] = ContextVar("in_main_memory", default=False)
 
 @contextmanager
 def main_memory() -> Iterator[None]:
-    """What is allocated within it is main memory by intention, and no `LiveStorage` counts it."""
+    """Mark what is allocated inside as main memory on purpose: `LiveStorage` does not count it."""
     token = _in_main_memory.set(True)
     try:
         yield
@@ -32,7 +32,7 @@ def main_memory() -> Iterator[None]:
 
 
 class LiveStorage(TorchDispatchMode):
-    """Within it, follows the bytes of every storage that operations make.
+    """Context manager that counts the bytes of every storage that operations make inside it.
 
     `log` lists what happened: (number, bytes) when a storage came, (number, 0) when it went.
     """
@@ -45,7 +45,7 @@ class LiveStorage(TorchDispatchMode):
         self._made = 0
 
     def adopt(self, *tensors: torch.Tensor) -> None:
-        """Take these tensors for given (weights, inputs): they count nothing."""
+        """Exclude these tensors (weights, inputs) from the count."""
         self._known |= {tensor.untyped_storage()._cdata for tensor in tensors}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -35,7 +35,7 @@ class Seconds:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One finished run: what was foreseen and what it took."""
+    """One finished run: its forecast and what it really took."""
 
     model: str
     device: str
@@ -89,7 +89,7 @@ class Experience:
         return cls(tuple(record for record in records if record is not None), rates)
 
     def excess_bytes(self, model: str, plan: Plan) -> int:
-        """Return by how much runs of this kind took more than their tensors were foreseen to take, at the median."""
+        """Return the median excess of measured over forecast bytes in past runs of this kind."""
         alike = [
             record.excess_bytes
             for record in self.records
@@ -118,7 +118,7 @@ class Experience:
 
 
 def _from_runs(alike: list[RunRecord], calls: int, operations: float, pixels: int) -> Seconds:
-    """Scale past runs: each call by its operations but never below the share of its launches, frames by pixels."""
+    """Scale past runs to this one: a call by its operations, above a fixed cost; frames by their pixels."""
     median = statistics.median
     guesses = []
     for record in alike:

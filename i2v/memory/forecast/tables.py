@@ -6,6 +6,7 @@ elsewhere (build_forms.py) when there is no table.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import logging
@@ -19,7 +20,7 @@ from i2v.family import Family
 from i2v.memory.forecast.forms import FORMAT, ModelForms
 from i2v.presets.model_preset import ModelPreset
 
-__all__ = ["TABLES", "architecture_of", "find_forms", "forms_path", "shipped_forms", "table_key", "width_of"]
+__all__ = ["TABLES", "architecture_of", "code_of", "find_forms", "forms_path", "shipped_forms", "table_key", "width_of"]
 
 TABLES = Path(__file__).parent / "tables"
 _log = logging.getLogger(__name__)
@@ -60,10 +61,25 @@ def _declared(family: Family) -> list[Any]:
 
 @lru_cache(maxsize=16)
 def _digest(modules: tuple[str, ...]) -> str:
-    """Return a digest of modules of i2v."""
+    """Return a digest of the code of modules of i2v: their comments and docstrings do not count."""
     root = Path(__file__).parents[2]
-    sources = ((root / f"{module.replace('.', '/')}.py").read_bytes() for module in modules)
-    return hashlib.sha256(b"".join(sources)).hexdigest()
+    sources = ((root / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8") for module in modules)
+    return hashlib.sha256("".join(map(code_of, sources)).encode()).hexdigest()
+
+
+def code_of(source: str) -> str:
+    """Return a module's syntax tree as text, without docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            del body[0]
+    return ast.dump(tree)
 
 
 def versions() -> dict[str, str]:

@@ -157,7 +157,7 @@ def _tensors_in(value: Any) -> Iterator[torch.Tensor]:
 
 
 class _Solver:
-    """Tells of which product, or which two, a size is a whole multiple at every probe."""
+    """Solves an allocation's size for one or two products of the settings; a size that fits none is an error."""
 
     def __init__(self, part: Part, values: np.ndarray):
         self._part, self._values = part, values
@@ -194,7 +194,7 @@ class _Solver:
         raise self._unexplained(sizes)
 
     def _all(self, sizes: tuple[int, ...]) -> np.ndarray:
-        """Solve for every product at once, where there are enough probes to check the solution on."""
+        """Solve for all products at once. Needs more probes than products, so that the solution can be checked."""
         solution = np.linalg.lstsq(self._values.astype(float), np.array(sizes, dtype=float), rcond=None)[0]
         found = np.array([Fraction(factor).limit_denominator(_PARTS[-1]) for factor in solution], dtype=object)
         if not self._explains(sizes, dict(enumerate(found))):
