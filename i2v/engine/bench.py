@@ -87,7 +87,7 @@ def traced_row(size: tuple[int, int, int], chunk: int) -> Row:
         forward = ExactForward(unet)
         for batch, frames in ((2, None), (1, chunk)):
             inputs = step_inputs(config, size, batch, dtype=torch.float16)
-            forward.frames = frames
+            forward.chunk_frames = frames
             with LiveStorage() as counter, first_pieces_only():
                 counter.adopt(*unet.parameters(), *inputs.values())
                 unet(**inputs)
@@ -130,11 +130,11 @@ def _compare(unet: Any, inputs: dict[str, Any], size: tuple[int, int, int], chun
     forward = ExactForward(unet)
 
     def exact() -> torch.Tensor:
-        forward.frames = chunk
+        forward.chunk_frames = chunk
         return torch.cat([unet(**half).sample for half in halves(inputs)])
 
     def plain() -> torch.Tensor:
-        forward.frames = None
+        forward.chunk_frames = None
         return unet(**inputs).sample
 
     found, exact_peak, _ = _measure(exact, unet, inputs)

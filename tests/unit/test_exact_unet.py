@@ -75,7 +75,7 @@ def test_any_chunk_of_any_clip_predicts_the_same(widths: tuple[int, ...], size: 
     whole = unet(**given).sample
     with exact(unet) as forward:
         for frames in (1, 2, 3, 5, 100):
-            forward.frames = frames
+            forward.chunk_frames = frames
             assert relative_error(unet(**given).sample, whole) <= 1e-5
     assert all(torch.equal(given[name], before[name]) for name in given), "an input was written to"
 
@@ -85,7 +85,7 @@ def test_parked_skip_connections_predict_the_same() -> None:
     unet, given = small_unet((8, 16, 16)), inputs(1, 7, 9, 11)
     whole = unet(**given).sample
     with exact(unet) as forward:
-        forward.frames, forward.parks_skips = 2, True
+        forward.chunk_frames, forward.parks_skips = 2, True
         assert relative_error(unet(**given).sample, whole) <= 1e-5
 
 
@@ -94,9 +94,9 @@ def test_the_model_is_itself_again_after_removal() -> None:
     unet, given = small_unet(), inputs(1, 4, 8, 8)
     whole = unet(**given).sample
     with exact(unet) as forward:
-        forward.frames = 1
+        forward.chunk_frames = 1
         unet(**given)
-        forward.frames = None
+        forward.chunk_frames = None
         assert torch.equal(unet(**given).sample, whole)
     assert "forward" not in vars(unet)
     assert torch.equal(unet(**given, return_dict=False)[0], whole)
@@ -153,6 +153,6 @@ def traced_peak(side: int, frames: int, chunk: int | None, batch: int = 1) -> in
         }
         with exact(unet) as forward, LiveStorage() as counter, first_pieces_only():
             counter.adopt(*unet.parameters(), *given.values())
-            forward.frames = chunk
+            forward.chunk_frames = chunk
             unet(**given)
     return counter.peak_bytes

@@ -86,7 +86,7 @@ def test_the_forecast_of_a_step_is_the_counted_peak_to_the_byte(way: str, small_
             "image_embeddings": torch.randn(1, 1, 12),
             "encoder_hidden_states": torch.randn(1, 77, 12),
         }
-        forward.frames = None if way == "whole" else frames
+        forward.chunk_frames = None if way == "whole" else frames
         with LiveStorage() as counter:
             counter.adopt(*unet.parameters(), *given.values())
             unet(**given)

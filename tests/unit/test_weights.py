@@ -388,7 +388,7 @@ def test_streamed_denoiser_predicts_the_same_and_keeps_its_masters(
     forward, inputs = ExactForward(unet), unet_inputs()
     if kind == "bf16":
         inputs = {name: value.bfloat16() if value.is_floating_point() else value for name, value in inputs.items()}
-    forward.frames = 2
+    forward.chunk_frames = 2
     with torch.inference_mode():
         resident = unet(**inputs).sample
         before = contents(unet)
@@ -406,7 +406,7 @@ def test_streamed_denoiser_predicts_the_same_and_keeps_its_masters(
 
 def test_streamed_denoiser_brings_every_weight_that_is_read(unet: I2VGenXLUNet) -> None:
     forward = ExactForward(unet)
-    forward.frames, forward.weights = 2, LayerStream(layers_in_order(unet), "meta", pin=False, prefetch=True)
+    forward.chunk_frames, forward.weights = 2, LayerStream(layers_in_order(unet), "meta", pin=False, prefetch=True)
     with OneDevice():
         assert unet(**unet_inputs("meta")).sample.device.type == "meta"
 
@@ -423,7 +423,7 @@ def test_denoiser_finds_every_layer_fetched_ahead(unet: I2VGenXLUNet, monkeypatc
     monkeypatch.setattr(ParkedWeights, "bring", noted)
     layers = layers_in_order(unet)
     forward = ExactForward(unet)
-    forward.frames, forward.weights = 2, LayerStream(layers, "cpu", pin=False, prefetch=True)
+    forward.chunk_frames, forward.weights = 2, LayerStream(layers, "cpu", pin=False, prefetch=True)
     unet(**unet_inputs())
     unet(**unet_inputs())
     assert len(asked) == 2 * len(layers) + 1  # each once a call, the first again for a call that never comes

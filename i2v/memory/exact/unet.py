@@ -81,18 +81,18 @@ class _Skip:
 
 
 class ExactForward:
-    """Stands in a UNet's `forward`: the model's own while `frames` is None, else `frames` frames at a time."""
+    """Stands in a UNet's `forward`: the model's own while `chunk_frames` is None, else so many frames at a time."""
 
     def __init__(self, unet: I2VGenXLUNet):
         self._unet, self._plain = unet, unet.forward
-        self.frames: int | None = None
+        self.chunk_frames: int | None = None
         self.weights: LayerWeights | None = None
         self.parks_skips = False
         unet.forward = self
 
     def set(self, knobs: Mapping[str, int]) -> None:
         """Work on "chunk_frames" frames at a time, with "parked_skips" where that is turned."""
-        self.frames, self.parks_skips = knobs.get("chunk_frames"), "parked_skips" in knobs
+        self.chunk_frames, self.parks_skips = knobs.get("chunk_frames"), "parked_skips" in knobs
 
     def remove(self) -> None:
         """Give the model its own forward back."""
@@ -114,14 +114,14 @@ class ExactForward:
 
         Raises ValueError for the two arguments that nobody in pieces knows, if they are given.
         """
-        if self.frames is None and self.weights is None:
+        if self.chunk_frames is None and self.weights is None:
             return self._plain(
                 sample, timestep, fps, image_latents, image_embeddings, encoder_hidden_states,
                 timestep_cond, cross_attention_kwargs, return_dict,
             )  # fmt: skip
         if timestep_cond is not None or cross_attention_kwargs:
             raise ValueError("in pieces there is no timestep_cond and there are no cross_attention_kwargs")
-        run = _Run(self._unet, min(self.frames or sample.shape[2], sample.shape[2]), sample.shape, self)
+        run = _Run(self._unet, min(self.chunk_frames or sample.shape[2], sample.shape[2]), sample.shape, self)
         prediction = run.predict(sample, timestep, fps, image_latents, image_embeddings, encoder_hidden_states)
         return UNet3DConditionOutput(sample=prediction) if return_dict else (prediction,)
 
@@ -129,8 +129,8 @@ class ExactForward:
 class _Run:
     """One call of the model in pieces. It gives up its skip connections one by one, so it runs only once."""
 
-    def __init__(self, unet: I2VGenXLUNet, frames: int, shape: torch.Size, how: ExactForward):
-        self.unet, self.frames, self._how = unet, frames, how
+    def __init__(self, unet: I2VGenXLUNet, chunk_frames: int, shape: torch.Size, how: ExactForward):
+        self.unet, self.chunk_frames, self._how = unet, chunk_frames, how
         self.batch, _, self.num_frames, self.height, self.width = shape
         self.count = self.batch * self.num_frames
         self.skips: list[_Skip] = []
@@ -183,10 +183,10 @@ class _Run:
         unet = self.unet
         flat = image_latents.transpose(1, 2).reshape(self.count, *image_latents.shape[1:2], self.height, self.width)
         with self._held(unet.image_latents_proj_in):
-            flat = frame_wise(lambda part: unet.image_latents_proj_in(flat[part]), self.count, self.frames)
+            flat = frame_wise(lambda part: unet.image_latents_proj_in(flat[part]), self.count, self.chunk_frames)
         with self._held(unet.image_latents_temporal_encoder):
             for video in flat.split(self.num_frames):
-                for part in pieces(self.height, rows_per_piece(self.height, self.num_frames, self.frames)):
+                for part in pieces(self.height, rows_per_piece(self.height, self.num_frames, self.chunk_frames)):
                     video[:, :, part] = self._encode_rows(video[:, :, part])
         return flat
 
@@ -254,7 +254,7 @@ class _Run:
     # Layers
 
     def _frame_wise(self, layer: Any, out: Tensor | None = None) -> Tensor:
-        return frame_wise(layer, self.count, self.frames, out)
+        return frame_wise(layer, self.count, self.chunk_frames, out)
 
     def _resnet(self, resnet: ResnetBlock2D, hidden: Tensor, owned: bool = False) -> Tensor:
         """Run a resnet; into the memory of its input when that is `owned`, so that nothing else holds it."""
@@ -300,11 +300,11 @@ class _Run:
 
     def _temporal_attention(self, layer: nn.Module, hidden: Tensor) -> Tensor:
         with self._held(layer):
-            return temporal_attention(layer, hidden, self.num_frames, self.frames)
+            return temporal_attention(layer, hidden, self.num_frames, self.chunk_frames)
 
     def _temporal_convolution(self, layer: nn.Module, hidden: Tensor) -> Tensor:
         with self._held(layer):
-            return temporal_convolution(layer, hidden, self.num_frames, self.frames)
+            return temporal_convolution(layer, hidden, self.num_frames, self.chunk_frames)
 
     def _downsample(self, layer: nn.Module, hidden: Tensor) -> Tensor:
         with self._held(layer):

@@ -24,12 +24,12 @@ from i2v.memory.exact.pieces import pieces
 __all__ = ["frame_wise", "rows_per_piece", "temporal_attention", "temporal_convolution"]
 
 
-def frame_wise(layer: Callable[[slice], Tensor], count: int, frames: int, out: Tensor | None = None) -> Tensor:
-    """Run `layer` on `frames` of `count` frames at a time; return its results joined, in `out` where one is given.
+def frame_wise(layer: Callable[[slice], Tensor], count: int, chunk_frames: int, out: Tensor | None = None) -> Tensor:
+    """Run `layer` on `chunk_frames` of `count` frames at a time; return its results joined, in `out` where one is given.
 
     `layer` takes the slice of frames and returns their result (n, C, H, W).
     """
-    for part in pieces(count, frames):
+    for part in pieces(count, chunk_frames):
         out = _put(layer(part), part, count, out)
     if out is None:
         raise ValueError("there are no frames")
@@ -45,15 +45,15 @@ def _put(result: Tensor, part: slice, count: int, out: Tensor | None) -> Tensor:
     return out
 
 
-def rows_per_piece(height: int, num_frames: int, frames: int) -> int:
-    """Return how many rows of all frames are about as much as `frames` whole frames."""
-    return max(1, min(height, round(height * frames / num_frames)))
+def rows_per_piece(height: int, num_frames: int, chunk_frames: int) -> int:
+    """Return how many rows of all frames are about as much as `chunk_frames` whole frames."""
+    return max(1, min(height, round(height * chunk_frames / num_frames)))
 
 
-def temporal_convolution(layer: TemporalConvLayer, hidden: Tensor, num_frames: int, frames: int) -> Tensor:
-    """Run a temporal convolution in place, on rows worth `frames` frames at a time."""
+def temporal_convolution(layer: TemporalConvLayer, hidden: Tensor, num_frames: int, chunk_frames: int) -> Tensor:
+    """Run a temporal convolution in place, on rows worth `chunk_frames` frames at a time."""
     for video in _videos(hidden, num_frames):
-        _convolve(layer, video, rows_per_piece(video.shape[2], num_frames, frames))
+        _convolve(layer, video, rows_per_piece(video.shape[2], num_frames, chunk_frames))
     return hidden
 
 
@@ -94,10 +94,10 @@ def _convolve_rows(stage: nn.Sequential, statistics: GroupStatistics, rows: Tens
     return stage[-1](by_channel)[0].transpose(0, 1)
 
 
-def temporal_attention(layer: TransformerTemporalModel, hidden: Tensor, num_frames: int, frames: int) -> Tensor:
-    """Run a temporal transformer in place, on rows worth `frames` frames at a time."""
+def temporal_attention(layer: TransformerTemporalModel, hidden: Tensor, num_frames: int, chunk_frames: int) -> Tensor:
+    """Run a temporal transformer in place, on rows worth `chunk_frames` frames at a time."""
     for video in _videos(hidden, num_frames):
-        rows = rows_per_piece(video.shape[2], num_frames, frames)
+        rows = rows_per_piece(video.shape[2], num_frames, chunk_frames)
         statistics = _statistics(layer.norm, video, rows)
         for part in pieces(video.shape[2], rows):
             video[:, :, part] += _attend_rows(layer, statistics, video[:, :, part])

@@ -71,14 +71,9 @@ def code_of(source: str) -> str:
     """Return a module's syntax tree as text, without docstrings."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
-            del body[0]
+        match getattr(node, "body", None):
+            case [ast.Expr(value=ast.Constant(value=str())), *_] as body:
+                del body[0]
     return ast.dump(tree)
 
 
