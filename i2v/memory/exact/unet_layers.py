@@ -25,7 +25,7 @@ __all__ = ["frame_wise", "rows_per_piece", "temporal_attention", "temporal_convo
 
 
 def frame_wise(layer: Callable[[slice], Tensor], count: int, chunk_frames: int, out: Tensor | None = None) -> Tensor:
-    """Run `layer` on `chunk_frames` of `count` frames at a time; return its results joined, in `out` where one is given.
+    """Run `layer` on `chunk_frames` of `count` frames at a time and return its results joined, in `out` if it is given.
 
     `layer` takes the slice of frames and returns their result (n, C, H, W).
     """
