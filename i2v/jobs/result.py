@@ -160,13 +160,17 @@ class RunResult(Note):
 
 
 class ErrorNote(Note):
-    """An I2VError on its way to the faces, with the step-downs of the run that it ended."""
+    """An I2VError on its way to the faces, with the step-downs of the run that it ended.
+
+    `nearest`: legal values that the faces offer, by field.
+    """
 
     kind: str = "GenerationError"
     message: str = "the job could not be run"
     remedy: str = ""
     field: str | None = None
     exit_status: int = 1
+    nearest: dict[str, int] = {}
     step_downs: tuple[StepDown, ...] = ()
 
     @classmethod

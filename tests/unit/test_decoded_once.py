@@ -26,6 +26,7 @@ FIELDS = {
     "match_picture": True, "short_side_px": 64, "width": 96, "height": 64, "num_frames": 4, "fps": 8, "formats": [],
     "num_inference_steps": 2, "guidance_scale": 1.0, "seed": "3", "precision": "auto", "chunk_frames": "",
     "vram_gib": "",
+    "ram_gib": "",
 }  # fmt: skip
 
 

@@ -58,7 +58,7 @@ def test_the_card_gets_no_byte_more_than_the_rounded_weights(precision: str, che
     plains = [plain for module in modules for weight in module.parameters() for plain in plain_tensors(weight)]
     assert {plain.device.type for plain in plains} == {CARD}
     stored = sum(weight_bytes(module) for module in modules)
-    assert arrivals.bytes == stored == found["total_bytes"]
+    assert arrivals.bytes == stored == found.total_bytes
     whole = sum(weight.numel() for module in modules for weight in module.parameters()) * 2
     assert (stored < whole) == (precision != "fp16")
 
@@ -71,9 +71,9 @@ def test_an_exact_model_for_a_card_stays_in_its_files_until_it_is_placed(
     pipeline, found = load_pipeline(preset_named("i2vgen-xl"), tmp_path, plan)
     assert str(pipeline.dtype).endswith({"fp16": "float16", "fp32": "float32"}[precision])
     assert all(is_mapped(weight) for module in pipeline.modules().values() for weight in module.parameters())
-    assert found["quantised_share"] == 1
+    assert found.quantised_share == 1
     numbers = sum(w.numel() for module in pipeline.modules().values() for w in module.parameters())
-    assert found["total_bytes"] >= numbers * (2 if precision == "fp16" else 4)
+    assert found.total_bytes >= numbers * (2 if precision == "fp16" else 4)
 
 
 def test_on_the_cpu_nothing_is_mapped(checkpoint: Path, tmp_path: Path) -> None:

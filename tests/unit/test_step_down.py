@@ -70,7 +70,7 @@ class Watched:
         request = build_request(values | {"num_inference_steps": STEPS}, (72, 64))
         self.events: list[RunEvent] = []
         self.latents: torch.Tensor | None = None
-        nothing = Forecast({}, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, None)
+        nothing = Forecast({}, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, None)
         spec = RunSpec("0" * 16, 1, request, folder, JobFolder(folder))
         self.run = OneRun(spec, Rung(plan, nothing, True, True), self.events.append, lambda: False, {})
         self.run.pipeline = pipeline
