@@ -240,7 +240,7 @@ def test_chunks_give_the_frames_of_the_whole_clip(
     for chunk, more in ((None, ()), (2, ("--chunk", 2))):
         output = tmp_path / f"{chunk}.mp4"
         made = answer("generate", photo, *SMALL, *usual, *more, "-o", output, home=home)
-        assert made["plan"]["frames"] == chunk
+        assert made["plan"]["knobs"].get("chunk_frames") == chunk
         assert made["step_downs"] == []
         frames[chunk] = np.stack(list(read_frames(output))).astype(float)
     assert frames[None].shape == (4, 64, 64, 3)
@@ -266,7 +266,7 @@ def test_a_finished_run_keeps_its_forecast_and_teaches_the_next_one(home: Path, 
     assert after["peak_ram_bytes"] == pytest.approx(made["peak_bytes"], rel=0.01)
 
 
-@pytest.mark.parametrize(("vram", "words"), [("0.8", "What fits: --size "), ("0.3", "does not fit")])
+@pytest.mark.parametrize(("vram", "words"), [("1.0", "What fits: --size "), ("0.3", "does not fit")])
 def test_a_run_that_cannot_fit_is_refused_before_anything_is_queued(
     home: Path, photo: Path, vram: str, words: str
 ) -> None:

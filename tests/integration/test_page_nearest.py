@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,7 @@ raise SystemExit(app.main())
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pages.App]:
     folder = tmp_path_factory.mktemp("configs")
     (folder / "models").mkdir()
+    shutil.copy(CONFIG_FOLDER / "tiers.yaml", folder)
     for path in (CONFIG_FOLDER / "models").glob("*.yaml"):
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         if values["family"] == "motion":
