@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from i2v.errors import ModelFilesError
 
-__all__ = ["check_folder", "check_weights", "component_folder", "find_variant", "weight_files"]
+__all__ = ["check_folder", "check_weights", "component_folder", "find_variant", "pipeline_settings", "weight_files"]
 
 _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
 # A component without weights is known by the file that its library saves it in; what has weights has a config.json.
@@ -84,6 +84,12 @@ def _components(folder: Path) -> dict[str, str]:
         return held
     entries = _read_json(index)
     return {name: str(entry[-1]) for name, entry in entries.items() if isinstance(entry, list) and entry and entry[-1]}
+
+
+def pipeline_settings(folder: Path) -> dict[str, Any]:
+    """Return what model_index.json says besides its components, such as `boundary_ratio`. Raises ModelFilesError."""
+    values = _read_json(folder / "model_index.json")
+    return {name: value for name, value in values.items() if not isinstance(value, list)}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
