@@ -30,6 +30,7 @@ from i2v.memory.weights.precision import DTYPES, check_weights_are, quantise
 from i2v.models.base import ImageToVideo
 from i2v.models.binding import pipeline_class
 from i2v.models.download import model_folder
+from i2v.models.files import check_family
 from i2v.models.trace_process import forms_of
 from i2v.presets.model_preset import ModelPreset, preset_named
 from i2v.request import GenerationRequest
@@ -94,6 +95,7 @@ class Engine:
 
     def _run(self, spec: RunSpec, report: Report, cancelled: Callable[[], bool], kept: Callable[[], bool]) -> RunResult:
         preset = preset_named(spec.request.model)
+        check_family(model_folder(preset, spec.home), preset.declared)  # before its configurations are made sense of
         ladder = plan_ladder(spec, preset, lambda: stop_if_cancelled(cancelled))
         rung = ladder.chosen or _smallest(ladder)
         run = OneRun(spec, rung, report, cancelled, self._last_speed(spec.request), kept)

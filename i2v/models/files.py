@@ -13,8 +13,17 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from i2v.errors import ModelFilesError
+from i2v.family import Family
 
-__all__ = ["check_folder", "check_weights", "component_folder", "find_variant", "pipeline_settings", "weight_files"]
+__all__ = [
+    "check_family",
+    "check_folder",
+    "check_weights",
+    "component_folder",
+    "find_variant",
+    "pipeline_settings",
+    "weight_files",
+]
 
 _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
 # A component without weights is known by the file that its library saves it in; what has weights has a config.json.
@@ -72,6 +81,30 @@ def _check_vocabulary(path: Path, class_name: str) -> None:
         return
     if not any(file.is_file() for pattern in _VOCABULARIES for file in path.glob(pattern)):
         raise ModelFilesError(f"{path} has no vocabulary", _AGAIN)
+
+
+def check_family(folder: Path, family: Family) -> None:
+    """Raise ModelFilesError when a folder names other components or classes than a family has.
+
+    By model_index.json, or by the components' own configurations where there is none; what neither names passes.
+    """
+    index = _components(folder) if (folder / "model_index.json").is_file() else {}
+    for part in family.parts:
+        wanted = part.cls.rpartition(":")[2]
+        found = index.get(part.name) or _class_in_config(folder / part.name / "config.json")
+        if index and part.name not in index:
+            raise ModelFilesError(f"{folder} is a folder of another family: it has no {part.name}", _AGAIN)
+        if found and found != wanted:
+            raise ModelFilesError(
+                f"{folder} is a folder of another family: its {part.name} is of class {found}, not {wanted}", _AGAIN
+            )
+
+
+def _class_in_config(path: Path) -> str:
+    """Return the class that a component's configuration names, as either library writes it; "" for none."""
+    values = _read_json(path) if path.is_file() else {}
+    named = values.get("_class_name") or values.get("architectures")
+    return str(named[0] if isinstance(named, list) and named else named or "")
 
 
 def _components(folder: Path) -> dict[str, str]:
