@@ -142,7 +142,9 @@ class Pipeline(ImageToVideo):
         with self.in_use("vae"):
             number = 0
             for pictures in _decode_clip(self.vae, scaled):  # from the beginning: each latent needs those before it
-                for frame in to_frames(pictures[0].transpose(0, 1).float()):
+                frames = to_frames(pictures[0].transpose(0, 1).float())
+                del pictures  # or they would be there beside the next ones
+                for frame in frames:
                     if number >= first:
                         yield frame
                     number += 1
@@ -180,8 +182,7 @@ def _decode_clip(vae: Any, latents: torch.Tensor) -> Iterator[torch.Tensor]:
         for number, latent in enumerate(vae.post_quant_conv(latents).split(1, dim=2)):
             vae._conv_idx = [0]
             first = {"first_chunk": True} if number == 0 else {}
-            pictures = vae.decoder(latent, feat_cache=vae._feat_map, feat_idx=vae._conv_idx, **first)
-            yield pictures.clamp(-1, 1)
+            yield vae.decoder(latent, feat_cache=vae._feat_map, feat_idx=vae._conv_idx, **first).clamp_(-1, 1)
     finally:
         vae.clear_cache()  # or a call that ran out of memory would leave it taken
 
@@ -222,11 +223,16 @@ def _text_call(architecture: Architecture, dtype: torch.dtype) -> TracedCall:
     text = fake_part(FAMILY, "text_encoder", architecture, dtype)
 
     def inputs(probe: Mapping[str, int]) -> dict[str, Any]:
-        tokens = (torch.zeros((1, _TOKENS), dtype=torch.long), torch.ones((1, _TOKENS), dtype=torch.long))
-        return {"weights": text, "tokens": tokens}
+        mask = torch.ones((1, _TOKENS), dtype=torch.long)
+        mask[:, -1] = 0  # a prompt that is shorter: then the mask takes memory
+        return {"weights": text, "tokens": torch.zeros((1, _TOKENS), dtype=torch.long), "mask": mask}
 
     variables = variables_by(geometry_of(architecture))
-    part = TracedPart("text.whole", _PROBES[:2], variables, ["1"], inputs, lambda given: text(*given["tokens"]))
+
+    def run(given: dict[str, Any]) -> Any:
+        return text(given["tokens"], given["mask"])
+
+    part = TracedPart("text.whole", _PROBES[:2], variables, ["1"], inputs, run)
     return TracedCall("text", "encode", "text_encoder", {"whole": part})
 
 
