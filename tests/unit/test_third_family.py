@@ -14,9 +14,11 @@ from diffusers import UniPCMultistepScheduler, WanImageToVideoPipeline
 from diffusers.pipelines.wan import pipeline_wan_i2v
 from PIL import Image
 
+from i2v.engine.run import load_pipeline
 from i2v.errors import InputError
 from i2v.memory.forecast.forms import ModelForms
 from i2v.memory.forecast.tables import find_forms, shipped_forms, table_key
+from i2v.memory.plan import Plan
 from i2v.models.base import cpu_generator
 from i2v.models.binding import pipeline_class
 from i2v.presets.model_folders import models_from
@@ -67,6 +69,25 @@ def test_frames_are_those_of_diffusers_own_pipeline(
     assert float((latents - wanted).abs().max() / wanted.abs().max()) <= 1e-5
     pictures = theirs(**settings, output_type="np").frames[0]
     assert np.abs(frames / 255 - pictures).max() < 0.5 / 255 + 1e-4
+
+
+def test_every_expert_is_rounded(checkpoint: Path, tmp_path: Path) -> None:
+    preset = preset_named("tiny-dit")
+    folder = tmp_path / "models" / "tiny-dit"
+    folder.parent.mkdir()
+    folder.symlink_to(checkpoint)
+    plan = Plan.of(preset.declared, "cpu", "fp32", "fp8")
+    pipeline, weights = load_pipeline(preset, tmp_path, plan)
+    for expert in pipeline.denoisers.values():
+        assert expert.blocks[0].ffn.net[2].weight.dtype == torch.float8_e4m3fn
+    assert weights["quantised_share"] > 0.5
+    experts = [weight_bytes_of(expert) for expert in pipeline.denoisers.values()]
+    assert weights["total_bytes"] >= sum(experts)
+    assert sum(weights["bytes_by_dtype"].values()) == sum(experts)
+
+
+def weight_bytes_of(module: torch.nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in module.parameters())
 
 
 def test_the_table_is_that_of_this_code_and_these_versions(checkpoint: Path, tmp_path: Path) -> None:
