@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,10 +20,14 @@ from i2v.engine import one_run
 from i2v.engine import run as engine_run
 from i2v.engine.run import Engine, RunSpec
 from i2v.family import Family, Role
-from i2v.memory.forecast.forms import ModelForms
+from i2v.jobs.events import Progress, RunEvent
+from i2v.jobs.folder import JobFolder
+from i2v.jobs.result import RunResult
+from i2v.memory.forecast.calls import TracedCall
+from i2v.memory.forecast.forms import CallForms, ModelForms
 from i2v.memory.forecast.peaks import Forecast
 from i2v.memory.forecast.tables import architecture_of, find_forms, forms_path, table_key, versions
-from i2v.memory.forecast.trace import fake_tensors
+from i2v.memory.forecast.trace import count_operations, fake_tensors
 from i2v.memory.ladder import Rung
 from i2v.memory.plan import Plan
 from i2v.memory.residency import Home
@@ -66,23 +70,24 @@ class Made:
     """One run: its result, its events, the latents before decoding, every frame."""
 
     folder: Path
-    result: dict[str, Any] = field(default_factory=dict)
-    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    result: RunResult = field(default_factory=RunResult)
+    events: list[RunEvent] = field(default_factory=list)
     latents: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     frames: list[np.ndarray] = field(default_factory=list)
     previews: list[np.ndarray] = field(default_factory=list)
 
-    def told(self, kind: str) -> list[dict[str, Any]]:
-        return [data for told, data in self.events if told == kind]
+    @property
+    def progress(self) -> list[Progress]:
+        return [event for event in self.events if isinstance(event, Progress)]
 
     def done(self, stage: str) -> list[int]:
         """Return the steps of a stage that were reported as done."""
-        return [data["step"] for data in self.told("progress") if data["stage"] == stage and data["step"] > 0]
+        return [event.step for event in self.progress if event.stage == stage and event.step > 0]
 
     @property
     def stage(self) -> str:
         """Where the run stands now."""
-        return str(self.told("progress")[-1]["stage"]) if self.told("progress") else "load"
+        return str(self.progress[-1].stage) if self.progress else "load"
 
 
 class Studio:
@@ -133,7 +138,7 @@ class Studio:
         architecture = architecture_of(self.preset, folder)
         module = family_module(self.family.name)
         with fake_tensors():
-            calls = {c.name: plain_forms(c, c.ways) for c in module.traced_calls(architecture, torch.float32)}
+            calls = {c.name: _forms_of(c) for c in module.traced_calls(architecture, torch.float32)}
         components = {part.name: count_parameters(part, architecture) for part in self.family.parts}
         key = table_key(self.preset, architecture)
         found = ModelForms(key, module.geometry_of(architecture), components, {"fp32": calls}, versions())
@@ -154,21 +159,24 @@ class Studio:
         made.folder.mkdir(parents=True)
         noise = np.random.default_rng(3).integers(0, 255, (*self.case.size[::-1], 3), dtype=np.uint8)
         Image.fromarray(noise).save(made.folder / "picture.png")
-        spec = RunSpec(f"{self._count:016}", 1, self.request(**values), self.home, made.folder)
+        spec = RunSpec(f"{self._count:016}", 1, self.request(**values), self.home, JobFolder(made.folder))
         with _seen(made), _given(plan):
-            made.result = self.engine.run(
-                spec, lambda kind, data: made.events.append((kind, data)), partial(cancelled, made)
-            )
+            made.result = self.engine.run(spec, made.events.append, partial(cancelled, made))
         return made
+
+
+def _forms_of(call: TracedCall) -> CallForms:
+    operations = count_operations(call.counted) if call.counted else {}
+    return replace(plain_forms(call, call.ways), operations=operations)
 
 
 @contextmanager
 def _given(plan: Plan | None) -> Iterator[None]:
-    nothing = Forecast({}, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, None)
+    nothing = Forecast({}, *[0] * (len(fields(Forecast)) - 2), None)
     with pytest.MonkeyPatch.context() as patch:
         if plan is not None:
             ladder = SimpleNamespace(chosen=Rung(plan, nothing, True, True))
-            patch.setattr(engine_run, "plan_ladder", lambda spec, preset: ladder)
+            patch.setattr(engine_run, "plan_ladder", lambda *_: ladder)
         yield
 
 

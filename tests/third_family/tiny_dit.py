@@ -63,13 +63,15 @@ class Pipeline(ImageToVideo):
         self._scale, self._frame_scale = config.scale_factor_spatial, config.scale_factor_temporal
 
     @classmethod
-    def load(cls, folder: Path, preset: ModelPreset, device: torch.device, dtype: torch.dtype) -> Pipeline:
+    def load(
+        cls, folder: Path, preset: ModelPreset, device: torch.device, dtype: torch.dtype, *, keep_mapped: bool = False
+    ) -> Pipeline:
         from i2v.models.files import pipeline_settings
         from i2v.models.loading import load_parts, load_scheduler, load_tokenizer
 
         return cls(
             load_tokenizer(folder, "tokenizer", transformers.T5Tokenizer),
-            load_parts(folder, FAMILY, device, dtype),
+            load_parts(folder, FAMILY, device, dtype, keep_mapped=keep_mapped),
             load_scheduler(folder, "scheduler", _SCHEDULERS),
             pipeline_settings(folder)["boundary_ratio"],
         )

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from i2v.errors import Cancelled
+from i2v.jobs.events import Preview
 from i2v.media.metadata import read_metadata
 from i2v.media.video import read_frames
 from i2v.memory.residency import Home
@@ -32,11 +33,11 @@ def studio(request: pytest.FixtureRequest, third_family: None, tmp_path_factory:
 def test_the_video_has_every_frame_and_the_request_that_made_it(studio: Studio) -> None:
     assert studio.forms.knows("fp32")
     made = studio.make(None)  # by the plan that the ladder chooses on this machine
-    path = made.folder / made.result["files"]["mp4"]
+    path = made.folder / made.result.files["mp4"]
     shapes = [frame.shape for frame in read_frames(path)]
     assert shapes == [(*studio.case.size[::-1], 3)] * FRAMES
     assert read_metadata(path)["request"] == studio.request().model_dump(mode="json")
-    assert made.result["num_frames"] == FRAMES
+    assert made.result.num_frames == FRAMES
     assert np.stack(made.frames).std() > 1
     # To the bit but for where the weights lie: the libraries sum up otherwise in memory that is not aligned.
     assert relative_error(made, studio.planned(studio.whole)) <= 1e-5
@@ -46,23 +47,22 @@ def test_a_seed_gives_the_same_bytes_again_and_another_another_video(studio: Stu
     first = studio.planned(studio.whole)
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    assert studio.make(studio.whole).result["frames_sha256"] == first.result["frames_sha256"]
+    assert studio.make(studio.whole).result.frames_sha256 == first.result.frames_sha256
     assert torch.equal(torch.get_rng_state(), state), "something else than the request's own generator was used"
     other = studio.make(studio.whole, seed=6)
     assert not torch.allclose(other.latents, first.latents, atol=1e-2)
-    assert other.result["frames_sha256"] != first.result["frames_sha256"]
+    assert other.result.frames_sha256 != first.result.frames_sha256
 
 
 def test_every_step_and_every_frame_is_reported_once_and_in_order(studio: Studio) -> None:
     made = studio.planned(studio.whole)
-    progress = made.told("progress")
-    assert list(dict.fromkeys(data["stage"] for data in progress)) == ["load", "encode", "denoise", "decode"]
+    assert list(dict.fromkeys(event.stage for event in made.progress)) == ["load", "encode", "denoise", "decode"]
     assert made.done("denoise") == list(range(1, STEPS + 1))
     assert made.done("decode") == [*range(1, FRAMES + 1), FRAMES]  # the last again when its file is whole
-    fractions = [data["fraction"] for data in progress]
+    fractions = [event.fraction for event in made.progress]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
-    assert [data["number"] for data in made.told("preview")] == list(range(1, STEPS + 1))
+    assert [event.number for event in made.events if isinstance(event, Preview)] == list(range(1, STEPS + 1))
 
 
 def test_a_preview_is_a_few_small_frames_of_the_same_aspect(studio: Studio) -> None:
@@ -97,7 +97,7 @@ def test_wherever_the_weights_are_the_frames_are_the_same_bytes(studio: Studio) 
         if not plan.settings:
             made, same = studio.planned(plan), streamed if plan.home is Home.STREAMED else whole
             assert torch.equal(made.latents, same.latents), name
-            assert made.result["frames_sha256"] == same.result["frames_sha256"], name
+            assert made.result.frames_sha256 == same.result.frames_sha256, name
 
 
 def test_every_knob_at_every_value_gives_the_same_video(studio: Studio) -> None:

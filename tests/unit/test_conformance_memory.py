@@ -82,8 +82,9 @@ def test_running_out_anywhere_ends_with_the_result_of_the_smaller_plan(studio: S
                         studio.make(plan, made=made)
                     continue
                 studio.make(plan, made=made)
-            assert [step["stage"] for step in made.result["step_downs"]] == [stage], about
-            assert made.result["plan"]["words"] == smaller.words(), about
+            assert [step.stage for step in made.result.step_downs] == [stage], about
+            assert made.result.plan is not None
+            assert made.result.plan.words == smaller.words(), about
             assert made.done("denoise") == list(range(1, STEPS + 1)), f"{about}: a step was lost or computed twice"
             assert sorted(set(made.done("decode"))) == list(range(1, FRAMES + 1)), about
             planned = studio.planned(smaller)

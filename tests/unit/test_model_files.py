@@ -110,6 +110,7 @@ def test_folder_of_another_family_is_refused_in_one_sentence_before_any_weight_i
     import torch
 
     from i2v.engine.run import Engine, RunSpec
+    from i2v.jobs.folder import JobFolder
     from i2v.models import loading
     from i2v.request import build_request
 
@@ -127,7 +128,7 @@ def test_folder_of_another_family_is_refused_in_one_sentence_before_any_weight_i
         loading.load_parts(folder, wanted.declared, torch.device("cpu"), torch.float32)
     request = build_request({"model": "i2vgen-xl", "prompt": ""}, (64, 64))
     with pytest.raises(ModelFilesError, match=sentence):
-        Engine().run(RunSpec("0" * 16, 1, request, tmp_path, tmp_path), lambda *_: None, lambda: False)
+        Engine().run(RunSpec("0" * 16, 1, request, tmp_path, JobFolder(tmp_path)), lambda *_: None, lambda: False)
     check_family(model_folder(other, tmp_path), other.declared)
 
 

@@ -80,10 +80,10 @@ def test_every_expert_is_rounded(checkpoint: Path, tmp_path: Path) -> None:
     pipeline, weights = load_pipeline(preset, tmp_path, plan)
     for expert in pipeline.denoisers.values():
         assert expert.blocks[0].ffn.net[2].weight.dtype == torch.float8_e4m3fn
-    assert weights["quantised_share"] > 0.5
+    assert weights.quantised_share > 0.5
     experts = [weight_bytes_of(expert) for expert in pipeline.denoisers.values()]
-    assert weights["total_bytes"] >= sum(experts)
-    assert sum(weights["bytes_by_dtype"].values()) == sum(experts)
+    assert weights.total_bytes >= sum(experts)
+    assert sum(weights.bytes_by_dtype.values()) == sum(experts)
 
 
 def weight_bytes_of(module: torch.nn.Module) -> int:
