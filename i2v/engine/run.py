@@ -26,10 +26,11 @@ from i2v.memory.ladder import Ladder, Rung, compute_precision
 from i2v.memory.machine_now import Machine
 from i2v.memory.plan import Masters, Plan
 from i2v.memory.weights.parked import weight_bytes
-from i2v.memory.weights.precision import DTYPES, check_weights_are, quantise
+from i2v.memory.weights.precision import DTYPES, WeightReport, check_weights_are, quantise
 from i2v.models.base import ImageToVideo
 from i2v.models.binding import pipeline_class
 from i2v.models.download import model_folder
+from i2v.models.files import check_family
 from i2v.models.trace_process import forms_of
 from i2v.presets.model_preset import ModelPreset, preset_named
 from i2v.request import GenerationRequest
@@ -94,6 +95,7 @@ class Engine:
 
     def _run(self, spec: RunSpec, report: Report, cancelled: Callable[[], bool], kept: Callable[[], bool]) -> RunResult:
         preset = preset_named(spec.request.model)
+        check_family(model_folder(preset, spec.home), preset.declared)  # before its configurations are made sense of
         ladder = plan_ladder(spec, preset, lambda: stop_if_cancelled(cancelled))
         rung = ladder.chosen or _smallest(ladder)
         run = OneRun(spec, rung, report, cancelled, self._last_speed(spec.request), kept)
@@ -151,7 +153,8 @@ def load_pipeline(preset: ModelPreset, home: Path, plan: Plan) -> tuple[ImageToV
         precision = plan.parts[name].precision
         if precision != plan.compute:
             quantise(module, precision, dtype)
-    found = check_weights_are(pipeline.denoiser, plan.precision, dtype)
+    reports = [check_weights_are(denoiser, plan.precision, dtype) for denoiser in pipeline.denoisers.values()]
+    found = WeightReport.together(reports)
     total = sum(weight_bytes(module) for module in pipeline.modules().values())
     _log.info("%s is loaded, %.2f GiB in all; %s", preset.name, total / 2**30, found.sentence())
     told = {"total_bytes": total, "sentence": found.sentence()}

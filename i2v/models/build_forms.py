@@ -1,7 +1,8 @@
 """Traces a model's memory formulas: `python -m i2v.models.build_forms PRESET [--ship] [--precision P] [--while-input]`.
 
 Takes no weights and no GPU; the full-size I2VGen-XL takes about half a minute per precision. Without --ship the table
-goes to the home folder, for the model that is installed there.
+goes to the home folder, for the model that is installed there. With `--models FOLDER` the models in
+that folder are known too, and their tables go there (presets/model_folders.py).
 """
 
 from __future__ import annotations
@@ -28,12 +29,21 @@ from i2v.family import Architecture, Part
 from i2v.log_file import LogFile
 from i2v.memory.forecast.calls import TracedCall
 from i2v.memory.forecast.forms import CallForms, Component, EventForms, ModelForms, PeakForm
-from i2v.memory.forecast.tables import TABLES, architecture_of, find_forms, forms_path, table_key, versions, width_of
+from i2v.memory.forecast.tables import (
+    architecture_of,
+    find_forms,
+    forms_path,
+    table_key,
+    table_path,
+    versions,
+    width_of,
+)
 from i2v.memory.forecast.trace import count_operations, fake_tensors, find_event_forms, peak_form_of
 from i2v.memory.weights.leaf_stream import LARGE_TABLE_BYTES
 from i2v.models.binding import blocks_of, build_component, family_module, parts_of
 from i2v.models.download import model_folder
-from i2v.presets.model_preset import ModelPreset, preset_named
+from i2v.presets.model_folders import add_models
+from i2v.presets.model_preset import ModelPreset, added_folders, preset_named
 from i2v.settings import Settings, set_up_logging
 
 __all__ = ["build_forms", "count_parameters", "plain_forms", "trace_call"]
@@ -50,7 +60,8 @@ def build_forms(preset: ModelPreset, architecture: Architecture, widths: tuple[s
     Two processes share the work, which is Python's and runs on one core each.
     """
     text = json.dumps(architecture)
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), _leave_with_parent) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, spawn, _begin, (added_folders(),)) as pool:
         outlines = pool.submit(_outlines, preset.family, text).result()
         found: dict[tuple[str, str, str], Future[Found | None]] = {
             (width, call, way): pool.submit(_find_form, preset.family, text, width, call, way)
@@ -88,8 +99,9 @@ def build_forms(preset: ModelPreset, architecture: Architecture, widths: tuple[s
 # In the processes of the pool
 
 
-def _leave_with_parent() -> None:
-    """Have this process end when the one that started it does, however that ends."""
+def _begin(folders: tuple[Path, ...]) -> None:
+    """Know the same models as the process that started this one, and end when that does, however it ends."""
+    add_models(folders)
     threading.Thread(target=_await_parent, name="parent", daemon=True).start()
 
 
@@ -217,14 +229,16 @@ def main() -> None:
     parser.add_argument("preset")
     parser.add_argument("--ship", action="store_true", help="both precisions, into the package")
     parser.add_argument("--precision", default="fp16")
+    parser.add_argument("--models", type=Path, action="append", default=[], help="a folder of models")
     parser.add_argument("--while-input", action="store_true", help="leave as soon as the standard input ends")
     args = parser.parse_args()
     if args.while_input:
         threading.Thread(target=_leave_with_input, name="input", daemon=True).start()
+    add_models(args.models)
     preset, exit_code = preset_named(args.preset), 0
     if args.ship:
         folder = preset.shipped_folder or Path("nowhere")
-        build_forms(preset, architecture_of(preset, folder), ("fp16", "fp32")).save(TABLES / f"{preset.name}.json")
+        build_forms(preset, architecture_of(preset, folder), ("fp16", "fp32")).save(table_path(preset))
     else:
         settings = Settings.from_environment()
         set_up_logging(settings.log_level)

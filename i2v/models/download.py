@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from i2v.errors import Cancelled, ModelFilesError, StorageError
 from i2v.machine.devices import folder_bytes
-from i2v.models.files import check_folder
+from i2v.models.files import check_family, check_folder
 from i2v.presets.model_preset import HubSource, ModelPreset
 
 __all__ = ["alone", "download", "is_installed", "is_unfinished", "model_folder", "size_on_disk"]
@@ -42,8 +42,10 @@ def model_folder(preset: ModelPreset, home: Path) -> Path:
 
 def is_installed(preset: ModelPreset, home: Path) -> bool:
     """Tell whether every part of the model is there and whole, from names and headers: milliseconds."""
+    folder = model_folder(preset, home)
     try:
-        check_folder(model_folder(preset, home))
+        check_folder(folder)
+        check_family(folder, preset.declared)
     except ModelFilesError:
         return False
     return True

@@ -13,8 +13,17 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from i2v.errors import ModelFilesError
+from i2v.family import Family
 
-__all__ = ["check_folder", "check_weights", "component_folder", "find_variant", "weight_files"]
+__all__ = [
+    "check_family",
+    "check_folder",
+    "check_weights",
+    "component_folder",
+    "find_variant",
+    "pipeline_settings",
+    "weight_files",
+]
 
 _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
 # A component without weights is known by the file that its library saves it in; what has weights has a config.json.
@@ -74,6 +83,30 @@ def _check_vocabulary(path: Path, class_name: str) -> None:
         raise ModelFilesError(f"{path} has no vocabulary", _AGAIN)
 
 
+def check_family(folder: Path, family: Family) -> None:
+    """Raise ModelFilesError when a folder names other components or classes than a family has.
+
+    By model_index.json, or by the components' own configurations where there is none; what neither names passes.
+    """
+    index = _components(folder) if (folder / "model_index.json").is_file() else {}
+    for part in family.parts:
+        wanted = part.cls.rpartition(":")[2]
+        found = index.get(part.name) or _class_in_config(folder / part.name / "config.json")
+        if index and part.name not in index:
+            raise ModelFilesError(f"{folder} is a folder of another family: it has no {part.name}", _AGAIN)
+        if found and found != wanted:
+            raise ModelFilesError(
+                f"{folder} is a folder of another family: its {part.name} is of class {found}, not {wanted}", _AGAIN
+            )
+
+
+def _class_in_config(path: Path) -> str:
+    """Return the class that a component's configuration names, as either library writes it; "" for none."""
+    values = _read_json(path) if path.is_file() else {}
+    named = values.get("_class_name") or values.get("architectures")
+    return str(named[0] if isinstance(named, list) and named else named or "")
+
+
 def _components(folder: Path) -> dict[str, str]:
     """Return each component's class name; without a model_index.json, those folders that hold weights."""
     index = folder / "model_index.json"
@@ -84,6 +117,12 @@ def _components(folder: Path) -> dict[str, str]:
         return held
     entries = _read_json(index)
     return {name: str(entry[-1]) for name, entry in entries.items() if isinstance(entry, list) and entry and entry[-1]}
+
+
+def pipeline_settings(folder: Path) -> dict[str, Any]:
+    """Return what model_index.json says besides its components, such as `boundary_ratio`. Raises ModelFilesError."""
+    values = _read_json(folder / "model_index.json")
+    return {name: value for name, value in values.items() if not isinstance(value, list)}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from i2v.errors import ModelFilesError
 from i2v.family import Family
 from i2v.models.binding import class_of
-from i2v.models.files import check_weights, component_folder, find_variant, weight_files
+from i2v.models.files import check_family, check_weights, component_folder, find_variant, weight_files
 from i2v.models.mapped_loading import load_mapped
 
 __all__ = ["load_config", "load_parts", "load_scheduler", "load_tokenizer", "load_weights"]
@@ -71,7 +71,11 @@ def _from_pretrained(path: Path, variant: str | None, cls: Any, dtype: torch.dty
 def load_parts(
     folder: Path, family: Family, device: torch.device, dtype: torch.dtype, *, keep_mapped: bool = False
 ) -> dict[str, Any]:
-    """Load every component of a family, by name; see `load_weights`. Raises ModelFilesError."""
+    """Load every component of a family, by name; see `load_weights`.
+
+    Raises ModelFilesError, for a folder of another family before any weight is read.
+    """
+    check_family(folder, family)
     return {
         part.name: load_weights(folder, part.name, class_of(part.cls), device, dtype, keep_mapped=keep_mapped)
         for part in family.parts

@@ -22,6 +22,7 @@ __all__ = [
     "Defaults",
     "HubSource",
     "ModelPreset",
+    "added_folders",
     "check_against_family",
     "declared_family",
     "default_model",
@@ -155,12 +156,18 @@ def declared_family(name: str) -> Family:
     return declared
 
 
+def added_folders() -> tuple[Path, ...]:
+    """Return the folders of models besides i2v's own, from the search path of i2v.models: see model_folders.py."""
+    return tuple(Path(folder) for folder in list(import_module("i2v.models").__path__)[1:])
+
+
 @lru_cache(maxsize=1)
 def load_presets() -> dict[str, ModelPreset]:
     """Return every preset by name, the built-in model first. Raises InputError naming the file and the key."""
     presets: dict[str, ModelPreset] = {}
     folder = CONFIG_FOLDER / "models"
-    for path in sorted(folder.glob("*.yaml")):
+    added = [path for other in added_folders() for path in sorted(other.glob("*.yaml"))]
+    for path in [*sorted(folder.glob("*.yaml")), *added]:
         try:
             preset = ModelPreset.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
             check_against_family(preset)

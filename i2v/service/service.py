@@ -26,7 +26,7 @@ from i2v.machine.facts import SPARE_DISK_BYTES, MachineFacts, describe_machine, 
 from i2v.media.image import CheckedPicture, check_picture, fit_picture, picture_sha256, save_png
 from i2v.memory.ladder import Ladder
 from i2v.models import download
-from i2v.models.files import check_folder
+from i2v.models.files import check_family, check_folder
 from i2v.models.prompt_length import measure_prompt
 from i2v.presets.model_preset import ModelPreset, preset_named
 from i2v.presets.saved import SavedPresets
@@ -111,6 +111,7 @@ class Service:
                 field="model",
             )
         check_folder(folder)
+        check_family(folder, preset.declared)
         self._check_prompts(request, preset)
         return request
 

@@ -13,7 +13,7 @@ import pytest
 
 from i2v.errors import ModelFilesError
 from i2v.models.download import download, is_installed, model_folder, size_on_disk
-from i2v.models.files import check_folder
+from i2v.models.files import check_family, check_folder
 from i2v.presets.model_preset import ModelPreset, load_presets, preset_named
 
 # What the pinned commit of ali-vilab/i2vgen-xl holds, from its page on the hub.
@@ -100,6 +100,44 @@ def test_folder_without_an_index_is_judged_by_the_weights_in_it(installed: Path)
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(ModelFilesError, match="cut short"):
         check_folder(installed)
+
+
+@pytest.mark.parametrize("without_index", [False, True])
+def test_folder_of_another_family_is_refused_in_one_sentence_before_any_weight_is_read(
+    tmp_path: Path, without_index: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder with the parts of the built-in model stands where I2VGen-XL's should be, and the other way round."""
+    import torch
+
+    from i2v.engine.run import Engine, RunSpec
+    from i2v.jobs.folder import JobFolder
+    from i2v.models import loading
+    from i2v.request import build_request
+
+    wanted, other = preset_named("i2vgen-xl"), preset_named("motion")
+    folder = shutil.copytree(model_folder(other, tmp_path), model_folder(wanted, tmp_path))
+    if without_index:
+        (folder / "model_index.json").unlink()
+        (folder / "unet" / "config.json").write_text('{"_class_name": "UNet3DConditionModel"}')
+    monkeypatch.setattr(loading, "load_weights", lambda *_: pytest.fail("weights were read"))
+    sentence = r"^[^\n]* is a folder of another family: [^\n]*$"
+    assert not is_installed(wanted, tmp_path)
+    with pytest.raises(ModelFilesError, match=sentence):
+        check_family(folder, wanted.declared)
+    with pytest.raises(ModelFilesError, match=sentence):
+        loading.load_parts(folder, wanted.declared, torch.device("cpu"), torch.float32)
+    request = build_request({"model": "i2vgen-xl", "prompt": ""}, (64, 64))
+    with pytest.raises(ModelFilesError, match=sentence):
+        Engine().run(RunSpec("0" * 16, 1, request, tmp_path, JobFolder(tmp_path)), lambda *_: None, lambda: False)
+    check_family(model_folder(other, tmp_path), other.declared)
+
+
+def test_folder_whose_index_names_another_class_is_of_another_family(installed: Path, preset: ModelPreset) -> None:
+    index = json.loads((installed / "model_index.json").read_text())
+    check_family(installed, preset.declared)
+    (installed / "model_index.json").write_text(json.dumps(index | {"vae": ["diffusers", "AutoencoderKLWan"]}))
+    with pytest.raises(ModelFilesError, match="its vae is of class AutoencoderKLWan, not AutoencoderKL"):
+        check_family(installed, preset.declared)
 
 
 def test_model_that_ships_with_the_code_is_never_downloaded(tmp_path: Path) -> None:

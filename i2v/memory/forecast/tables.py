@@ -18,11 +18,20 @@ from typing import Any
 
 from i2v.family import Family
 from i2v.memory.forecast.forms import FORMAT, ModelForms
-from i2v.presets.model_preset import ModelPreset
+from i2v.presets.model_preset import ModelPreset, added_folders
 
-__all__ = ["TABLES", "architecture_of", "code_of", "find_forms", "forms_path", "shipped_forms", "table_key", "width_of"]
+__all__ = [
+    "architecture_of",
+    "code_of",
+    "find_forms",
+    "forms_path",
+    "shipped_forms",
+    "table_key",
+    "table_path",
+    "width_of",
+]
 
-TABLES = Path(__file__).parent / "tables"
+_TABLES = Path(__file__).parent / "tables"
 _log = logging.getLogger(__name__)
 
 
@@ -87,15 +96,21 @@ def forms_path(home: Path, key: str) -> Path:
     return home / "forecast" / f"{key}.json"
 
 
+def table_path(preset: ModelPreset) -> Path:
+    """Return where the table is that comes with a preset: with i2v's own, or beside a preset that was added."""
+    added = (folder for folder in added_folders() if (folder / f"{preset.name}.yaml").is_file())
+    return next(added, _TABLES) / f"{preset.name}.json"
+
+
 def shipped_forms(preset: ModelPreset) -> ModelForms | None:
-    """Return the table that ships with i2v for a preset, of whatever versions it is."""
-    return ModelForms.load(TABLES / f"{preset.name}.json")
+    """Return the table that comes with a preset, of whatever versions it is."""
+    return ModelForms.load(table_path(preset))
 
 
 def find_forms(preset: ModelPreset, folder: Path, home: Path, precision: str) -> ModelForms | None:
     """Return the formulas of the model in a folder, or None when they have to be traced first."""
     key = table_key(preset, architecture_of(preset, folder))
-    for path in (TABLES / f"{preset.name}.json", forms_path(home, key)):
+    for path in (table_path(preset), forms_path(home, key)):
         forms = ModelForms.load(path)
         if forms and forms.key == key and forms.knows(precision):
             return forms

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -127,6 +127,15 @@ class WeightReport:
     total_bytes: int
     bytes_by_dtype: dict[str, int]
     quantised_share: float
+
+    @classmethod
+    def together(cls, reports: Sequence[WeightReport]) -> WeightReport:
+        """Return one report of several denoisers. The share is the least: none may be left as it was."""
+        sizes = Counter[str]()
+        for report in reports:
+            sizes.update(report.bytes_by_dtype)
+        share = min(report.quantised_share for report in reports)
+        return cls(reports[0].precision, sizes.total(), dict(sizes), share)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
