@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from i2v.engine.rehearsal.order import CPU, MAIN, Order, RehearsalError
 from i2v.engine.rehearsal.values import MOST_NUMBERS, Values
 
-__all__ = ["DEVICE", "FakeCard", "RunOut"]
+__all__ = ["DEVICE", "FakeCard", "RunOut", "device_of"]
 
 DEVICE = torch.device("cuda:0")  # with an index: without one torch asks the driver which
 _aten = torch.ops.aten
@@ -46,6 +46,8 @@ _INDEXES = {_aten.index, _aten.index_put, _aten.index_put_, _aten._index_put_imp
 class RunOut:
     """Where memory is to run out, once: at an allocation of a door's call, both counted from 0.
 
+    Where a call runs out twice, the second allocation is counted from the first; stepping down belongs to the call.
+
     `within`: only allocations beneath a function of this name count, such as "bring".
     """
 
@@ -67,7 +69,7 @@ class FakeCard(TorchDispatchMode):
         self.live_bytes, self.peak_bytes, self.operations = 0, 0, 0
         self.order, self.stream = Order(), MAIN
         self.name_of: Callable[[int], str] = lambda memory: ""
-        self.pinned: set[int] = set()
+        self.pinned: dict[int, set[tuple[int, int]]] = {}  # storages, and the parts of them that were used, in bytes
         self.values = Values()
         self._known: dict[int, tuple[bool, Any]] = {}  # storages: whether they are on the card, and of what
         self._late: list[str] = []  # what went wrong where nothing can be raised
@@ -97,7 +99,7 @@ class FakeCard(TorchDispatchMode):
 
     def _take(self, tensor: Tensor, lane: int) -> None:
         storage = tensor.untyped_storage()
-        key, size, here = storage._cdata, storage.nbytes(), tensor.device.type == "cuda"
+        key, size, here = storage._cdata, storage.nbytes(), _is_here(tensor)
         if key in self._known:
             return
         if here:
@@ -114,6 +116,7 @@ class FakeCard(TorchDispatchMode):
             self._allocations += 1
             if (script.call, script.allocation) == (self._calls[self._door], self._allocations - 1):
                 del self._run_outs[0]
+                self._allocations = 0
                 raise torch.OutOfMemoryError(f"CUDA out of memory: rehearsed at {script}")
         if self.budget_bytes is not None and self.live_bytes + size > self.budget_bytes:
             raise torch.OutOfMemoryError(
@@ -122,7 +125,8 @@ class FakeCard(TorchDispatchMode):
 
     def _gone(self, key: int, size: int) -> None:
         here, what = self._known.pop(key)
-        self.pinned.discard(key)
+        for part in self.pinned.pop(key, ()):
+            self.order.forget((key, *part))
         self.values.forget(key)
         self.live_bytes -= size
         wrong = self.order.gone(key)
@@ -133,7 +137,7 @@ class FakeCard(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is _DEVICE_OF:
-            return args[0].fake_device if isinstance(args[0], FakeTensor) else func(*args)
+            return device_of(args[0])
         kwargs = kwargs or {}
         self.raise_late()
         self.operations += 1
@@ -160,7 +164,7 @@ class FakeCard(TorchDispatchMode):
 
     def kernel(self, read: list[Tensor]) -> None:
         """Note a kernel that reads these tensors and that no operation stands for."""
-        self._act(self.stream if any(tensor.is_cuda for tensor in read) else CPU, read, [])
+        self._act(self.stream if any(_is_here(tensor) for tensor in read) else CPU, read, [])
 
     def raise_late(self) -> None:
         """Raise what was found where nothing can be raised. Raises RehearsalError."""
@@ -170,7 +174,7 @@ class FakeCard(TorchDispatchMode):
     def _check_kinds(self, func: Any, given: list[Tensor]) -> None:
         packet = func.overloadpacket
         if func not in _MOVES and packet not in _INDEXES:
-            devices = {tensor.device for tensor in given if tensor.ndim}
+            devices = {device_of(tensor) for tensor in given if tensor.ndim}
             if len(devices) > 1:
                 raise RehearsalError(f"{func} of tensors on {_listed(devices)}; {self._names(given)}")
         if packet in _ONE_DTYPE:
@@ -180,18 +184,18 @@ class FakeCard(TorchDispatchMode):
 
     def _names(self, given: list[Tensor]) -> str:
         found = ((self.name_of(tensor.untyped_storage()._cdata), tensor) for tensor in given)
-        return ", ".join(f"{name or 'a tensor'} {tuple(t.shape)} {t.dtype} on {t.device}" for name, t in found)
+        return ", ".join(f"{name or 'a tensor'} {tuple(t.shape)} {t.dtype} on {device_of(t)}" for name, t in found)
 
     def _data(self, func: Any, given: list[Tensor], args: Any, kwargs: Any) -> Any:
         """Return the data of small tensors that are known. The CPU waits for it."""
-        self._act(MAIN if any(tensor.is_cuda for tensor in given) else CPU, given, [], waits=True)
+        self._act(MAIN if any(_is_here(tensor) for tensor in given) else CPU, given, [], waits=True)
         found = self.values.result(func, given, [], args, kwargs)
         if found is None:
             raise RehearsalError(f"{func} asks for data that is not known; {self._names(given)}")
         if not isinstance(found, Tensor):
             return found
-        output = torch.empty(found.shape, dtype=found.dtype, device=given[0].device)
-        self._take(output, self.stream if output.is_cuda else CPU)
+        output = torch.empty(found.shape, dtype=found.dtype, device=device_of(given[0]))
+        self._take(output, self.stream if _is_here(output) else CPU)
         self.values.learn(output, found)
         return output
 
@@ -202,19 +206,19 @@ class FakeCard(TorchDispatchMode):
             return
         ids = {id(tensor) for tensor in written}
         read = [] if func in _TAKES_ONLY else [tensor for tensor in given if id(tensor) not in ids]
-        if func in _MOVES and len({tensor.device for tensor in (*given, *made)}) > 1:
+        if func in _MOVES and len({device_of(tensor) for tensor in (*given, *made)}) > 1:
             self._move(read, written or made, made, bool(kwargs.get("non_blocking") or (args[2:] and args[2])))
             return
-        lane = self.stream if any(tensor.is_cuda for tensor in (*given, *made)) else CPU
+        lane = self.stream if any(_is_here(tensor) for tensor in (*given, *made)) else CPU
         for tensor in made:
             self._take(tensor, lane)
         self._act(lane, read, written)
 
     def _move(self, read: list[Tensor], written: list[Tensor], made: list[Tensor], non_blocking: bool) -> None:
         for tensor in made:
-            self._take(tensor, self.stream if tensor.is_cuda else CPU)
+            self._take(tensor, self.stream if _is_here(tensor) else CPU)
         source, target = read[0], written[0]
-        to_card = target.is_cuda
+        to_card = _is_here(target)
         if non_blocking and to_card and source.untyped_storage()._cdata not in self.pinned:
             self._act(CPU, read, [])  # what is not pinned is put aside before the call returns
             read = []
@@ -226,12 +230,30 @@ class FakeCard(TorchDispatchMode):
         order.begin(lane)
         for tensor in read:
             # A number on the CPU is read when the kernel is queued.
-            by = CPU if lane != CPU and not tensor.is_cuda and not tensor.ndim else lane
-            self._refuse(order.read(by, tensor.untyped_storage()._cdata), tensor)
+            by = CPU if lane != CPU and not _is_here(tensor) and not tensor.ndim else lane
+            for memory in self._memory(tensor):
+                self._refuse(order.read(by, memory), tensor)
         for tensor in written:
-            self._refuse(order.write(lane, tensor.untyped_storage()._cdata), tensor)
+            for memory in self._memory(tensor):
+                self._refuse(order.write(lane, memory), tensor)
         if waits and lane != CPU:
             order.join(CPU, order.seen(lane))
+
+    def _memory(self, tensor: Tensor) -> list[Hashable]:
+        """Return what memory a tensor is in: a storage, or those parts of a pinned one that it overlaps.
+
+        Much lies in one pinned storage, and some of it is copied while other is written.
+        """
+        key = tensor.untyped_storage()._cdata
+        if key not in self.pinned:
+            return [key]
+        start = int(tensor.storage_offset()) * tensor.element_size()
+        part, parts = (start, start + int(tensor.nbytes)), self.pinned[key]
+        if part in parts:
+            return [(key, *part)]
+        parts.add(part)
+        self.order.born(CPU, (key, *part))
+        return [(key, *other) for other in parts if other[0] < part[1] and part[0] < other[1]]
 
     def _refuse(self, wrong: str, tensor: Tensor) -> None:
         if wrong:
@@ -246,11 +268,20 @@ def _tensors(leaves: Any) -> Iterator[Tensor]:
             yield from _tensors(leaf)
 
 
+def device_of(tensor: Tensor) -> torch.device:
+    """Return a tensor's device without asking torch, which would make an operation of it."""
+    return tensor.fake_device if isinstance(tensor, FakeTensor) else tensor.device
+
+
+def _is_here(tensor: Tensor) -> bool:
+    return device_of(tensor).type == "cuda"
+
+
 def _listed(things: set[Any]) -> str:
     return " and ".join(sorted(str(thing) for thing in things))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _written_arguments(func: Any) -> tuple[tuple[int, str], ...]:
     arguments = enumerate(func._schema.arguments)
     return tuple((at, arg.name) for at, arg in arguments if arg.alias_info is not None and arg.alias_info.is_write)

@@ -2,11 +2,12 @@
 
 A stream and the CPU are "lanes". Acts of one lane come one after another; of another lane's acts a lane knows only
 what it waited for (vector clocks: Mattern 1989; a race is found as by FastTrack, Flanagan & Freund 2009). Knows
-nothing of torch: memory is a number, and so is a lane.
+nothing of torch: memory is whatever names it, and a lane is a number.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 __all__ = ["CPU", "MAIN", "Order", "RehearsalError"]
@@ -37,7 +38,7 @@ class Order:
 
     def __init__(self) -> None:
         self._clocks: list[dict[int, int]] = []
-        self._memory: dict[int, _Memory] = {}
+        self._memory: dict[Hashable, _Memory] = {}
         self.lane()
         self.lane()
 
@@ -63,11 +64,16 @@ class Order:
             if time > clock.get(other, 0):
                 clock[other] = time
 
-    def born(self, lane: int, memory: int) -> None:
+    def join_all(self, lane: int) -> None:
+        """Have a lane wait for all others."""
+        for other in range(len(self._clocks)):
+            self.join(lane, self.seen(other))
+
+    def born(self, lane: int, memory: Hashable) -> None:
         """Note memory that was taken on a lane: what had it before may still be at work there."""
         self._memory[memory] = _Memory(lane, (lane, self._clocks[lane][lane]))
 
-    def read(self, lane: int, memory: int) -> str:
+    def read(self, lane: int, memory: Hashable) -> str:
         """Note that a lane reads memory; return "" or what was not waited for."""
         known = self._memory.get(memory)
         if known is None:
@@ -75,24 +81,30 @@ class Order:
         known.used[lane] = self._clocks[lane][lane]
         return self._unseen(lane, *known.written, "written")
 
-    def write(self, lane: int, memory: int) -> str:
+    def write(self, lane: int, memory: Hashable) -> str:
         """Note that a lane writes memory; return "" or what was not waited for."""
         known = self._memory.get(memory)
         if known is None:
             return ""
         wrong = self._unseen(lane, *known.written, "written")
-        wrong = wrong or next((w for other, time in known.used.items() if (w := self._unseen(lane, other, time, "used"))), "")
+        wrong = wrong or next(
+            (w for other, time in known.used.items() if (w := self._unseen(lane, other, time, "used"))), ""
+        )
         known.written, known.used = (lane, self._clocks[lane][lane]), {}
         return wrong
 
-    def forgive(self, memory: int, lane: int) -> None:
+    def forgive(self, memory: Hashable, lane: int) -> None:
         """Note that a lane's use of memory is waited for when it is given back (`Tensor.record_stream`)."""
         if known := self._memory.get(memory):
             known.used.pop(lane, None)
             if known.written[0] == lane:
                 known.written = (known.owner, 0)
 
-    def gone(self, memory: int) -> str:
+    def forget(self, memory: Hashable) -> None:
+        """Note that memory is no more, and that nobody minds who was at work on it."""
+        self._memory.pop(memory, None)
+
+    def gone(self, memory: Hashable) -> str:
         """Note that memory was given back; return "" or who may still be at work on it when it is used again."""
         known = self._memory.pop(memory, None)
         if known is None:

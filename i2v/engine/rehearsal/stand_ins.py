@@ -2,18 +2,19 @@
 
 What torch without CUDA cannot do to a fake `cuda:0` tensor, though it needs no card:
 - `x[...]`, `x[...] = y`: Python's indexing asks for the driver. The same operations are called one by one.
-- `contiguous`, `copy_`, `int(x)`, `float(x)`, `bool(x)`: likewise; the operation beneath is called.
+- `contiguous`, `copy_`, `int(x)`, `float(x)`, `bool(x)`, `nonzero`: likewise; the operation beneath is called.
 - `Module.to`, `.half()` and all that go through `Module._apply`: moved parameter by parameter, tied ones once.
 What needs a driver:
 - `torch.cuda.Stream`, `Event`, `stream`, `current_stream`, `default_stream`, `synchronize`, `record_stream`: they
   keep the order of calls, so that a forgotten wait is found (order.py).
 - `torch.cuda.is_available`, `mem_get_info` and what torch's allocator reports: the fake card's own count.
-- pinned memory: a fake tensor that is noted as pinned.
+- pinned memory: a fake tensor that is noted as pinned; so `torch.frombuffer` and `torch.cuda.cudart`.
 - main memory (`psutil.virtual_memory`): as large as the rehearsal says, or plans would differ from machine to machine.
 What needs data:
+- `data_ptr`: a number of its own for each place in memory.
 - `isfinite(x).all()` is true; `.numpy()` and `.tolist()` give zeros where no numbers are known (values.py).
-- `from_pretrained`: a component of full size is built from its config.json, without weights; their dtype is the one
-  asked for, but float32 where the class says so. So there are no weight files, and they are not checked.
+- `load_mapped`: a component of full size is built from its config.json, without weights, as if they were mapped. They
+  are stored in fp16 where the names of the files say so, else in fp32; what is wished is what `load_mapped` wishes.
 What a card does otherwise:
 - `scaled_dot_product_attention`: fake tensors trace it as its formula, with the whole score matrix. Its fused kernels
   allocate their output and one float32 per query.
@@ -37,17 +38,18 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
-from transformers import PreTrainedModel
 
 from i2v.engine.rehearsal import streams
-from i2v.engine.rehearsal.card import FakeCard
+from i2v.engine.rehearsal.card import FakeCard, device_of
 from i2v.engine.rehearsal.order import RehearsalError
 from i2v.engine.rehearsal.values import MOST_NUMBERS
+from i2v.memory.weights.mapped import MappedFile
 from i2v.models import loading
 
 __all__ = ["stand_ins"]
 
 _aten = torch.ops.aten
+_DEVICE = Tensor.device.__get__  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -57,12 +59,12 @@ def stand_ins(card: FakeCard, ram_bytes: int, vram_bytes: int) -> Iterator[None]
     with ExitStack() as stack:
         for name, double in streams.doubles(card, vram_bytes).items():
             stack.enter_context(mock.patch.object(torch.cuda, name, double))
-        stack.enter_context(mock.patch.object(psutil, "virtual_memory", lambda: memory))
+        stack.enter_context(mock.patch.object(psutil, "virtual_memory", return_value=memory))
         stack.enter_context(mock.patch.object(nn.Module, "_apply", _apply))
-        for cls in (ModelMixin, PreTrainedModel):
-            stack.enter_context(mock.patch.object(cls, "from_pretrained", classmethod(_from_config)))
-        stack.enter_context(mock.patch.object(loading, "check_weights", lambda path, variant: None))
-        stack.enter_context(_Functions(card))
+        stack.enter_context(mock.patch.object(loading, "load_mapped", _load_mapped))
+        functions = _Functions(card)
+        stack.enter_context(mock.patch.object(torch, "frombuffer", functions.from_buffer))
+        stack.enter_context(functions)
         yield
 
 
@@ -91,28 +93,41 @@ def _applied(tensor: Tensor, fn: Callable[[Tensor], Tensor], done: dict[int, Ten
     return done[id(tensor)]
 
 
-def _from_config(cls: Any, path: Path, *, dtype: torch.dtype | None = None, **_: Any) -> tuple[nn.Module, Any]:
-    """Build a component as its `from_pretrained` with `output_loading_info` would, but for the numbers."""
+def _load_mapped(path: Path, files: list[Path], cls: Any, dtype: torch.dtype) -> tuple[nn.Module, list[str]]:
+    """Build a component as `load_mapped` would, but for the numbers."""
     with _disable_current_modes(), torch.device("meta"):
         if issubclass(cls, ModelMixin):
             module = cls.from_config(cls.load_config(path))
         else:
             module = cls(cls.config_class.from_pretrained(path))
-    kept = tuple(getattr(cls, "_keep_in_fp32_modules", None) or ())
+    file = _AnyFile()
+    stored = torch.float16 if all(".fp16." in file.name for file in files) else torch.float32
+    kept = set(getattr(cls, "_keep_in_fp32_modules", None) or ())
     for name, part in module.named_modules():
-        tables: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
-        for table in tables:
-            for own, tensor in table.items():
-                if tensor is not None:
-                    wished = torch.float32 if set(f"{name}.{own}".split(".")) & set(kept) else dtype
-                    stays = own in part._non_persistent_buffers_set or not tensor.is_floating_point()
-                    table[own] = _without_data(tensor, tensor.dtype if stays or wished is None else wished)
-    return module.eval(), {"missing_keys": [], "mismatched_keys": []}
+        for own, weight in part._parameters.items():
+            if weight is not None:
+                part._parameters[own] = parameter = _without_data(weight, stored)
+                file.mark(parameter, torch.float32 if kept & {*name.split("."), own} else dtype)
+        for own, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[own] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
+    return module, []
 
 
-def _without_data(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    empty = torch.empty(tensor.shape, dtype=dtype, device="cpu")
-    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+class _AnyFile(MappedFile):
+    """A mapped file that holds whatever is asked for."""
+
+    def __init__(self) -> None:
+        self._mapping: Any = SimpleNamespace(madvise=lambda *_: None)
+        self._bytes: Any = SimpleNamespace(data_ptr=lambda: 0)
+
+    def holds(self, weight: Tensor) -> bool:
+        return weight.numel() > 0
+
+
+def _without_data(weight: Tensor, dtype: torch.dtype) -> nn.Parameter:
+    kept = dtype if weight.is_floating_point() else weight.dtype
+    return nn.Parameter(torch.empty(weight.shape, dtype=kept, device="cpu"), requires_grad=False)
 
 
 # Functions
@@ -129,6 +144,8 @@ class _Functions(TorchFunctionMode):
             Tensor.__setitem__: _set,
             Tensor.contiguous: _contiguous,
             Tensor.copy_: lambda target, source, non_blocking=False: _aten.copy_.default(target, source, non_blocking),
+            Tensor.nonzero: _aten.nonzero.default,
+            torch.nonzero: _aten.nonzero.default,
             Tensor.numpy: self._numpy,
             Tensor.item: _item,
             Tensor.__int__: lambda tensor: int(_item(tensor)),
@@ -140,6 +157,7 @@ class _Functions(TorchFunctionMode):
             torch.isfinite: self._is_finite,
             Tensor.all: self._all,
             torch.all: self._all,
+            Tensor.data_ptr: _address,
             Tensor.pin_memory: lambda tensor: self._pinned(tensor.clone()),
             Tensor.is_pinned: lambda tensor: tensor.untyped_storage()._cdata in card.pinned,
             Tensor.record_stream: lambda tensor, stream: card.order.forgive(
@@ -149,6 +167,8 @@ class _Functions(TorchFunctionMode):
         }
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _DEVICE:
+            return device_of(args[0])
         kwargs = kwargs or {}
         if kwargs.get("pin_memory"):
             return self._pinned(func(*args, **{name: value for name, value in kwargs.items() if name != "pin_memory"}))
@@ -156,17 +176,21 @@ class _Functions(TorchFunctionMode):
         if stand_in:
             return stand_in(*args, **kwargs)
         output = func(*args, **kwargs)
-        if func in (torch.from_numpy, torch.tensor, torch.as_tensor) and not isinstance(args[0], Tensor):
-            if output.numel() <= MOST_NUMBERS:
-                on_cpu = {name: value for name, value in kwargs.items() if name != "device"}
-                with unset_fake_temporarily():
-                    self._card.values.learn(output, func(*args, **on_cpu))
+        from_numbers = func in (torch.from_numpy, torch.tensor, torch.as_tensor) and not isinstance(args[0], Tensor)
+        if from_numbers and output.numel() <= MOST_NUMBERS:
+            on_cpu = {name: value for name, value in kwargs.items() if name != "device"}
+            with unset_fake_temporarily():
+                self._card.values.learn(output, func(*args, **on_cpu))
         return output
+
+    def from_buffer(self, buffer: Any, *, dtype: torch.dtype) -> Tensor:
+        """Stand for `torch.frombuffer`, which is only called on pages that are about to be pinned."""
+        return self._pinned(torch.empty(len(buffer) // dtype.itemsize, dtype=dtype, device="cpu"))
 
     def _pinned(self, tensor: Tensor) -> Tensor:
         if tensor.device.type != "cpu":
             raise RehearsalError(f"only memory of the CPU can be pinned, not of {tensor.device}")
-        self._card.pinned.add(tensor.untyped_storage()._cdata)
+        self._card.pinned.setdefault(tensor.untyped_storage()._cdata, set())
         return tensor
 
     def _is_finite(self, tensor: Tensor) -> Tensor:
@@ -210,7 +234,9 @@ class _Functions(TorchFunctionMode):
             raise RehearsalError(f"attention of {tuple(query.shape)} to {tuple(key.shape)} and {tuple(value.shape)}")
         sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
         self._card.kernel([query, key, value, *masks])
-        found = query.new_empty((*query.shape[:-3], query.shape[-2], query.shape[-3], value.shape[-1])).transpose(-3, -2)
+        found = query.new_empty((*query.shape[:-3], query.shape[-2], query.shape[-3], value.shape[-1])).transpose(
+            -3, -2
+        )
         del sums
         return found
 
@@ -269,6 +295,10 @@ def _dimensions(entry: Any) -> int:
     if entry is None or entry is Ellipsis:
         return 0
     return entry.ndim if isinstance(entry, Tensor) and entry.dtype == torch.bool else 1
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata + tensor.storage_offset() * tensor.element_size()
 
 
 def _item(tensor: Tensor) -> Any:

@@ -33,11 +33,13 @@ class Values:
 
     def known(self, tensor: Tensor) -> Tensor | None:
         """Return the numbers of a tensor on the CPU, or None where they are not known."""
-        if tensor.numel() > MOST_NUMBERS or tensor.untyped_storage()._cdata in self._unknown:
-            return None
         if isinstance(tensor, FakeTensor):
-            return getattr(tensor, "_rehearsed_numbers", None)
-        return tensor if tensor.device.type == "cpu" else None
+            numbers: Tensor | None = getattr(tensor, "_rehearsed_numbers", None)
+        else:
+            numbers = tensor if tensor.numel() <= MOST_NUMBERS and tensor.device.type == "cpu" else None
+        if numbers is None or tensor.untyped_storage()._cdata in self._unknown:
+            return None
+        return numbers
 
     def learn(self, tensor: Any, numbers: Any) -> None:
         """Remember the numbers of a fake tensor, where there are any."""

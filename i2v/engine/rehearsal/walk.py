@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,14 +17,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from i2v.engine.doors import Doors, with_less_memory
 from i2v.engine.memory_watch import MemoryWatch
-from i2v.engine.rehearsal.card import DEVICE, FakeCard, RunOut
+from i2v.engine.rehearsal.card import DEVICE, FakeCard, RunOut, device_of
 from i2v.engine.rehearsal.order import RehearsalError
 from i2v.engine.rehearsal.stand_ins import stand_ins
 from i2v.engine.run import load_pipeline
+from i2v.jobs.result import Stage
 from i2v.memory.exact.pieces import first_pieces_only
-from i2v.memory.ladder import smaller_plans
-from i2v.memory.plan import GIB, Plan
+from i2v.memory.machine_now import GIB
+from i2v.memory.plan import Plan
+from i2v.memory.step_down import smaller_plans
 from i2v.models.base import Conditions, ImageToVideo, cpu_generator
+from i2v.models.binding import class_of
 from i2v.presets.model_preset import ModelPreset
 from i2v.request import GenerationRequest
 
@@ -77,6 +80,8 @@ def rehearse(
     `run_outs`: where memory runs out (each must come to pass); `budget_bytes`: how much there is. `every_piece`: loops
     over pieces are run to their end and not twice only. `mend`: changes the loaded pipeline, for tests.
     """
+    for part in subject.preset.declared.parts:
+        class_of(part.cls)  # a library that is first imported among fake tensors would keep some
     card = FakeCard(budget_bytes, run_outs)
     with ExitStack() as stack:
         stack.enter_context(_FakeTensors(allow_non_fake_inputs=True))
@@ -111,14 +116,14 @@ class _Walk:
 
     def __init__(self, subject: Subject, plan: Plan, card: FakeCard):
         self._subject, self._plan, self._card = subject, plan, card
-        self._before = 0  # live bytes when the call that is going on began
+        self._before = 0  # live bytes when the call that is going on began, without weights
         self._step_ended = False
         self.seen = Rehearsal(plans=[plan])
 
     def load(self, mend: Callable[[ImageToVideo], None]) -> None:
         """Load the model and arrange it as the engine does."""
-        with self._stage("load"):
-            self._door("load", self._load)
+        with self._stage(Stage.LOAD):
+            self._door(Stage.LOAD, self._load)
         mend(self.pipeline)
         self._card.name_of = self._name_of
 
@@ -130,11 +135,11 @@ class _Walk:
         """Encode, denoise and decode."""
         request, generator = self._subject.request, cpu_generator(self._subject.request.seed)
         picture = np.zeros((request.height, request.width, 3), np.uint8)
-        with self._stage("encode"):
-            conditions = self._door("encode", lambda: self.pipeline.encode(request, picture, generator))
-        with self._stage("denoise"):
+        with self._stage(Stage.ENCODE):
+            conditions = self._door(Stage.ENCODE, lambda: self.pipeline.encode(request, picture, generator))
+        with self._stage(Stage.DENOISE):
             latents = self._denoise(conditions, generator)
-        with self._stage("decode"):
+        with self._stage(Stage.DECODE):
             self._decode(latents, conditions)
         del conditions, latents
         self._card.raise_late()
@@ -156,7 +161,7 @@ class _Walk:
     def _denoiser_called(self) -> bool:
         """Say that the run was not cancelled. That is asked before each call of the denoiser, and after each step."""
         if not self._step_ended:
-            self._begin("denoise")
+            self._begin(Stage.DENOISE)
         self._step_ended = False
         return False
 
@@ -170,7 +175,7 @@ class _Walk:
             source = going
             return frame
 
-        while (frame := self._door("decode", take)) is not None:
+        while (frame := self._door(Stage.DECODE, take)) is not None:
             if frame.shape != (request.height, request.width, 3) or frame.dtype != np.uint8:
                 raise RehearsalError(f"a frame of {frame.shape} {frame.dtype}")
             self.seen.frames += 1
@@ -178,25 +183,32 @@ class _Walk:
     # Doors
 
     @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
+    def _stage(self, name: Stage) -> Iterator[None]:
         self._card.start_peak()
         yield
         self.seen.peak_bytes[name] = self._card.peak_bytes
 
-    def _door(self, door: str, call: Callable[[], T]) -> T:
+    def _door(self, door: Stage, call: Callable[[], T]) -> T:
         def begun() -> T:
             self._begin(door)
             return call()
 
         return with_less_memory(begun, door, self._step_down)
 
-    def _begin(self, door: str) -> None:
+    def _begin(self, door: Stage) -> None:
         self._card.call(door)
-        self._before = self._card.live_bytes
+        self._before = self._card.live_bytes - self._weights_here()
 
-    def _step_down(self, stage: str, why: str) -> bool:
+    def _weights_here(self) -> int:
+        """Return the bytes of weights that are in their modules and on the card."""
+        modules = self.pipeline.modules().values() if hasattr(self, "pipeline") else ()
+        weights = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
+        storages = [tensor.untyped_storage() for tensor in weights if device_of(tensor) == DEVICE]
+        return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
+
+    def _step_down(self, stage: Stage, why: str) -> bool:
         """Put the next smaller plan to work, after a look at what the failed call left behind."""
-        left = self._card.live_bytes - self._before
+        left = self._card.live_bytes - self._weights_here() - self._before
         if left > 0:
             raise RehearsalError(f"{left} bytes of the call that ran out during {stage} are still taken")
         smaller = next(smaller_plans(self._plan, stage, self._subject.request.num_frames), None)
