@@ -85,20 +85,26 @@ class Doors:
 
 
 def with_less_memory(call: Callable[[], T], stage: Stage, step_down: Callable[[Stage, str], bool]) -> T:
-    """Return what `call` gives, stepping down and calling again whenever memory runs out. Raises OutOfMemoryError."""
+    """Return what `call` gives, stepping down and calling again whenever memory runs out. Raises OutOfMemoryError.
+
+    It may run out while stepping down too, when weights are brought anew: then the next smaller plan is tried.
+    """
+    ran_out = False
     while True:
         try:
+            if ran_out and not step_down(stage, "memory ran out"):
+                break
             return call()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         # Outside `except`, where the exception no longer pins the tensors of the frames it went through.
         free_cached_memory()
-        if not step_down(stage, "memory ran out"):
-            raise OutOfMemoryError(
-                f"memory ran out during {stage}, with the smallest plan already",
-                "Choose fewer frames or a smaller size, or close other programs.",
-            )
+        ran_out = True
+    raise OutOfMemoryError(
+        f"memory ran out during {stage}, with the smallest plan already",
+        "Choose fewer frames or a smaller size, or close other programs.",
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

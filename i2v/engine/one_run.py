@@ -197,7 +197,8 @@ class OneRun:
             try:
                 write_preview(self.pipeline.preview(clean, conditions, request), self.spec.folder.preview)
                 self.report(Preview(number=self._step))
-            except OSError as error:  # a full disk, or the page reading the old one just now: the run is worth more
+            except (OSError, torch.OutOfMemoryError) as error:
+                # A full disk, the page reading the old one just now, or a full card: the run is worth more.
                 _log.warning("no preview: %s", error)
             if self._step % _LOG_EVERY_STEPS == 0:
                 self._log_memory(self._step)

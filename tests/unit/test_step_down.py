@@ -182,6 +182,16 @@ def test_the_whole_ladder_is_gone_down_before_a_run_is_given_up(
     assert "parked_skips" in watched.run.plan.knobs
 
 
+def test_a_preview_that_runs_out_of_memory_costs_the_preview_only(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(pipeline, tmp_path, WHOLE)
+    monkeypatch.setattr(pipeline, "preview", _always_out)
+    assert watched.make(monkeypatch)["step_downs"] == []
+    assert watched.steps_done == [1, 2, 3]
+    assert "preview" not in [kind for kind, _ in watched.events]
+
+
 def _always_out(*_: Any) -> None:
     raise torch.OutOfMemoryError("injected")
 
