@@ -119,11 +119,16 @@ class Ladder:
         """Say whether a plan may be chosen: approximate ones only if their precision was asked for."""
         return plan.exact or plan.precision == self.request.precision
 
-    def would_fit(self, width: int, height: int, num_frames: int) -> bool:
-        """Say whether any plan that may be chosen would fit other settings."""
+    def would_fit(self, width: int, height: int, num_frames: int, exactly: bool = True) -> bool:
+        """Say whether any plan that may be chosen would fit other settings.
+
+        Not `exactly`: by what is allocated, which is quick and seldom wrong.
+        """
         request = self.request.model_copy(update={"width": width, "height": height, "num_frames": num_frames})
         plans = (self._least(rung.plan, num_frames) for rung in reversed(self.rungs) if self.may_choose(rung.plan))
-        return any(self._would_fit(plan, request) for plan in plans)
+        if exactly:
+            return any(self._would_fit(plan, request) for plan in plans)
+        return any(self._fits(self._quick_forecast(plan, request)) for plan in plans)
 
     def _least(self, plan: Plan, num_frames: int) -> Plan:
         """Return a plan with its knobs at their smallest values, but those that were asked for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,14 +33,13 @@ def suggest(ladder: Ladder) -> list[Suggestion]:
     """
     request, found = ladder.request, []
     frames = ladder.family.rules.frames.legal(int(ladder.preset.num_frames.low), request.num_frames - 1)
-    most = bisect_left(frames, True, key=lambda n: not ladder.would_fit(request.width, request.height, n))
-    if most:
-        count = frames[most - 1]
+    settings = [(request.width, request.height, count) for count in frames]
+    if largest := _largest_that_fits(ladder, settings):
+        count = largest[2]
         found.append(Suggestion(request.width, request.height, count, f"--frames {count}", f"{count} frames"))
-    sizes = _smaller_sizes(ladder)
-    most = bisect_left(sizes, True, key=lambda size: not ladder.would_fit(size[0], size[1], request.num_frames))
-    if most:
-        width, height = sizes[most - 1]
+    settings = [(width, height, request.num_frames) for width, height in _smaller_sizes(ladder)]
+    if largest := _largest_that_fits(ladder, settings):
+        width, height, _ = largest
         found.append(Suggestion(width, height, request.num_frames, f"--size {width}x{height}", f"{width} × {height}"))
     rounded = (rung.plan.precision for rung in ladder.rungs if rung.fits and not ladder.may_choose(rung.plan))
     if precision := next(rounded, None):
@@ -47,6 +47,14 @@ def suggest(ladder: Ladder) -> list[Suggestion]:
         words = f"weights rounded to {precision} (approximate)"
         found.append(Suggestion(*size, f"--precision {precision}", words, precision))
     return found
+
+
+def _largest_that_fits(ladder: Ladder, settings: Sequence[tuple[int, int, int]]) -> tuple[int, int, int] | None:
+    """Return the last of (width, height, num_frames) that fits, of settings that grow; None if none does."""
+    most = bisect_left(settings, True, key=lambda setting: not ladder.would_fit(*setting, exactly=False))
+    while most and not ladder.would_fit(*settings[most - 1]):
+        most -= 1
+    return settings[most - 1] if most else None
 
 
 def _smaller_sizes(ladder: Ladder) -> list[tuple[int, int]]:

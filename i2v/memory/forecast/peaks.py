@@ -147,19 +147,15 @@ class _Stages:
         return sum(each) / max(1, sum(call.per == "pass" for call in calls))
 
     def _load(self) -> StagePeak:
-        """Return the peak of loading: a component is read as a whole, then rounded and moved where it belongs.
+        """Return the peak of loading.
 
-        Those that are rounded come first, one after another.
+        What is rounded, or goes to a card, is read from mapped files one layer at a time: nothing is held twice.
         """
-        names = list(self._forms.components)
-        rounded = [name for name in names if self._stored(name) < self._unrounded(name)]
-        before = sum(self._stored(name) for name in rounded)
-        rounding = max((before - self._stored(name) + self._unrounded(name) for name in rounded), default=0)
         if not self._on_card:
-            return StagePeak(self.all_weights, 0, 0, 0, self._ram(max(self.all_weights, rounding)))
-        moving = 0 if self._plan.masters is Masters.DISK else max(self._unrounded(name) for name in names)
+            return StagePeak(self.all_weights, 0, 0, 0, self._ram(self.all_weights))
         reserved = self._always_reserved()
-        return StagePeak(self._always_here, 0, reserved, reserved, self._ram(max(moving, rounding - self._waiting())))
+        largest = max(component.largest_leaf for component in self._forms.components.values())
+        return StagePeak(self._always_here, 0, reserved, reserved, self._ram(int(largest * BYTES[self._plan.compute])))
 
     def _stage(self, stage: str) -> StagePeak:
         peaks = [self._call(call) for call in self._calls.values() if call.stage == stage]
