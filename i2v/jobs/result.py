@@ -162,7 +162,7 @@ class RunResult(Note):
 class ErrorNote(Note):
     """An I2VError on its way to the faces, with the step-downs of the run that it ended.
 
-    `nearest`: legal values that the faces offer, by field.
+    `nearest`: of an InputError, the legal values nearest to what was asked for, by field.
     """
 
     kind: str = "GenerationError"
@@ -170,7 +170,7 @@ class ErrorNote(Note):
     remedy: str = ""
     field: str | None = None
     exit_status: int = 1
-    nearest: dict[str, int] = {}
+    nearest: Mapping[str, int] = {}
     step_downs: tuple[StepDown, ...] = ()
 
     @classmethod

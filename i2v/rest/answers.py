@@ -149,7 +149,9 @@ def job_answer(snapshot: Snapshot, root_path: str = "") -> JobAnswer:
 
 
 def _error(note: ErrorNote) -> ErrorBody:
-    return ErrorBody(kind=note.kind, message=note.message, remedy=note.remedy, field=note.field)
+    return ErrorBody(
+        kind=note.kind, message=note.message, remedy=note.remedy, field=note.field, nearest=dict(note.nearest)
+    )
 
 
 def _plan(snapshot: Snapshot) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from i2v import errors
 from i2v.errors import Cancelled, InputError, OutOfMemoryError
 from i2v.jobs.events import EVENTS, Progress
 from i2v.jobs.model import JobState
@@ -164,13 +165,23 @@ def test_an_error_keeps_its_keys_and_comes_back_as_what_it_was() -> None:
     assert note.to_json() == error.to_dict()
     assert isinstance(note.to_error(), OutOfMemoryError)
     assert str(note.to_error()) == str(error)
-    assert ErrorNote.of(InputError("no", field="width")).to_error().field == "width"
+    refused = ErrorNote.of(InputError("no", field="width", nearest={"width": 64})).to_error()
+    assert isinstance(refused, InputError)
+    assert (refused.field, refused.nearest) == ("width", {"width": 64})
     with_steps = note.model_copy(update={"step_downs": (StepDown(**STEP_DOWN),)})
     assert with_steps.to_json() == error.to_dict() | {"step_downs": [STEP_DOWN]}
     assert (note.is_cancelled, ErrorNote.of(Cancelled("x")).is_cancelled) == (False, True)
     bare = read_stored(ErrorNote, {"kind": "NotOfThisVersion", "code": 3})
     assert bare
     assert str(bare.to_error()) == "The job could not be run."
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_every_kind_of_error_can_be_sent_and_kept(name: str) -> None:
+    error = getattr(errors, name)("it went wrong", "Do better.")
+    told = ErrorNote.of(error)
+    assert type(told.to_error()) is type(error)
+    assert told.to_json() == error.to_dict() == told.to_error().to_dict()
 
 
 def test_a_value_is_strict_and_cannot_be_changed() -> None:
