@@ -2,7 +2,7 @@
 
 Takes no weights and no GPU; the full-size I2VGen-XL takes about half a minute per precision. Without --ship the table
 goes to the home folder, for the model that is installed there. With `--models FOLDER` the models in
-that folder are known too, and their tables go there (presets/model_folders.py).
+that folder are known too, and their tables go there (models/model_folders.py).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from i2v.memory.forecast.trace import count_operations, fake_tensors, find_event
 from i2v.memory.weights.leaf_stream import LARGE_TABLE_BYTES
 from i2v.models.binding import blocks_of, build_component, family_module, parts_of
 from i2v.models.download import model_folder
-from i2v.presets.model_folders import add_models
+from i2v.models.model_folders import add_models
 from i2v.presets.model_preset import ModelPreset, added_folders, preset_named
 from i2v.settings import Settings, set_up_logging
 

@@ -27,7 +27,7 @@ from i2v.memory.step_down import smaller_plans
 from i2v.models.base import cpu_generator
 from i2v.models.binding import family_module
 from i2v.models.download import model_folder
-from i2v.presets.model_folders import models_from
+from i2v.models.model_folders import models_from
 from tests.families import CASES, FRAMES, STEPS, Made, Studio, Watch, Whereabouts, plans_of
 from tests.third_family.folder import FOLDER
 
@@ -201,7 +201,7 @@ def test_decoding_a_clip_never_takes_more_than_is_foretold(studio: Studio) -> No
 
 def test_weights_are_counted_to_the_byte_wherever_they_are(studio: Studio) -> None:
     request, denoisers = studio.request(), studio.family.of_role(Role.DENOISER)
-    sizes = {n: sum(p.nbytes for p in module.parameters()) for n, module in studio.pipeline.modules().items()}
+    sizes = {n: sum(p.nbytes for p in module.parameters()) for n, module in studio.fresh().modules().items()}
     whole = forecast(request, studio.whole, studio.forms)
     assert {stage.weights_bytes for stage in whole.stages.values()} == {sum(sizes.values())}
     if studio.family.is_small:
@@ -238,8 +238,7 @@ def test_no_two_denoisers_are_on_the_device_at_once(studio: Studio, home: Home) 
         return
     found = observed(studio, studio.whole.housed(home))
     assert all(len(names) <= 1 for names in found.together)
-    if home is Home.TURNS:
-        assert found.together == {frozenset({name}) for name in studio.pipeline.denoisers}
+    assert found.together >= {frozenset({name}) for name in studio.pipeline.denoisers}, "some were never brought"
 
 
 def test_a_denoiser_takes_over_at_its_timestep_and_never_gives_back(studio: Studio) -> None:
@@ -284,7 +283,11 @@ def test_what_is_suggested_where_nothing_fits_is_legal_and_fits(studio: Studio) 
 
 
 def test_a_finished_run_teaches_the_next_forecast(studio: Studio) -> None:
-    made, request = studio.make(None), studio.request()
+    assert studio.forms.knows("fp32")
+    made, request = studio.make(None), studio.request()  # by the plan that the ladder chooses on this machine
+    # To the bit but for where the weights lie: the libraries sum up otherwise in memory that is not aligned.
+    planned = studio.planned(studio.whole)
+    assert float((made.latents - planned.latents).abs().max() / planned.latents.abs().max()) <= 1e-5
     record = RunRecord.of(request.model_dump(), made.result)
     assert record is not None
     assert record.calls == 2 * STEPS

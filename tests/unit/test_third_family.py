@@ -21,7 +21,7 @@ from i2v.memory.forecast.tables import find_forms, shipped_forms, table_key
 from i2v.memory.plan import Plan
 from i2v.models.base import cpu_generator
 from i2v.models.binding import pipeline_class
-from i2v.presets.model_folders import models_from
+from i2v.models.model_folders import models_from
 from i2v.presets.model_preset import added_folders, declared_family, load_presets, preset_named
 from i2v.request import build_request
 from tests.third_family.checkpoint import save_tiny_dit
