@@ -93,7 +93,7 @@ class Ladder:
         notes = [self.machine.note] if self.machine.note else []
         wished, frames = self.request.chunk_frames, self.request.num_frames
         if wished and not self._has_chunks:
-            notes.append(f"{self.preset.name} is not run in chunks; its memory does not grow with the frames")
+            notes.append(f"{self.preset.name} is not run in chunks: all frames are worked on at once")
         elif wished and wished > frames:
             notes.append(f"a chunk of {wished} frames is more than the clip has: all {frames} are worked on at once")
         return notes
@@ -119,16 +119,21 @@ class Ladder:
         """Say whether a plan may be chosen: approximate ones only if their precision was asked for."""
         return plan.exact or plan.precision == self.request.precision
 
-    def would_fit(self, width: int, height: int, num_frames: int, exactly: bool = True) -> bool:
-        """Say whether any plan that may be chosen would fit other settings.
+    def would_fit(self, width: int, height: int, num_frames: int) -> bool:
+        """Say whether any plan that may be chosen would fit other settings."""
+        return any(self._would_fit(plan, request) for plan, request in self._smallest_at(width, height, num_frames))
 
-        Not `exactly`: by what is allocated, which is quick and seldom wrong.
-        """
+    def would_nearly_fit(self, width: int, height: int, num_frames: int) -> bool:
+        """Say the same by what is allocated, which is quick and seldom wrong: a little more is reserved."""
+        tried = self._smallest_at(width, height, num_frames)
+        return any(self._fits(self._quick_forecast(plan, request)) for plan, request in tried)
+
+    def _smallest_at(self, width: int, height: int, num_frames: int) -> Iterator[tuple[Plan, GenerationRequest]]:
+        """Yield every plan that may be chosen in its smallest form for other settings, the smallest first."""
         request = self.request.model_copy(update={"width": width, "height": height, "num_frames": num_frames})
-        plans = (self._least(rung.plan, num_frames) for rung in reversed(self.rungs) if self.may_choose(rung.plan))
-        if exactly:
-            return any(self._would_fit(plan, request) for plan in plans)
-        return any(self._fits(self._quick_forecast(plan, request)) for plan in plans)
+        for rung in reversed(self.rungs):
+            if self.may_choose(rung.plan):
+                yield self._least(rung.plan, num_frames), request
 
     def _least(self, plan: Plan, num_frames: int) -> Plan:
         """Return a plan with its knobs at their smallest values, but those that were asked for."""

@@ -51,7 +51,7 @@ def suggest(ladder: Ladder) -> list[Suggestion]:
 
 def _largest_that_fits(ladder: Ladder, settings: Sequence[tuple[int, int, int]]) -> tuple[int, int, int] | None:
     """Return the last of (width, height, num_frames) that fits, of settings that grow; None if none does."""
-    most = bisect_left(settings, True, key=lambda setting: not ladder.would_fit(*setting, exactly=False))
+    most = bisect_left(settings, True, key=lambda setting: not ladder.would_nearly_fit(*setting))
     while most and not ladder.would_fit(*settings[most - 1]):
         most -= 1
     return settings[most - 1] if most else None

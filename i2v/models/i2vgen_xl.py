@@ -50,7 +50,10 @@ FAMILY = Family(
     ),
     rules=Rules(size_multiple=8),  # the autoencoder's; the unet takes any number of latent cells
     knobs=(FRAME_CHUNKS, PARKED_SKIPS, VAE_BANDS),
-    code=("memory.exact.unet", "memory.exact.unet_layers", "memory.exact.kl", "memory.exact.group_norm"),
+    code=(
+        "models.i2vgen_xl", "models.traced_parts",
+        "memory.exact.unet", "memory.exact.unet_layers", "memory.exact.kl", "memory.exact.group_norm",
+    ),
 )  # fmt: skip
 _SCHEDULERS = (
     "DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler",

@@ -40,6 +40,7 @@ FAMILY = Family(
     ),
     rules=Rules(size_multiple=8, can_loop=True),
     configured=("renderer",),
+    code=("models.motion", "models.traced_parts"),
 )
 _ANALYSIS_PX = 64  # the picture's long side when it is reduced to the grid, as in training
 _PREVIEW_PX = 160
