@@ -279,14 +279,14 @@ def test_the_newest_frames_play_in_a_canvas_while_others_are_made(page: Page, ap
     page.goto(app.url)
     page.locator("#generate").wait_for()
     pages.fill(page, photo, "zoom in")
-    pages.set_number(page, "frames", 80)
+    pages.set_number(page, "frames", 120)
     page.locator("#generate").click()
     film = page.locator("#panel .film")
     expect(film).to_be_visible(timeout=SLOW_MS)
     drawn = "c => c.width > 100 && c.getContext('2d').getImageData(c.width / 2, c.height / 2, 1, 1).data[3] === 255"
     assert film.evaluate(drawn)
     page.locator("#stop").click()
-    expect(page.locator("#result .facts")).to_contain_text(re.compile(r"kept after frame \d+ of 80"), timeout=SLOW_MS)
+    expect(page.locator("#result .facts")).to_contain_text(re.compile(r"kept after frame \d+ of 120"), timeout=SLOW_MS)
     expect(page.locator("#result video")).to_be_visible()
 
 

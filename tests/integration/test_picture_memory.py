@@ -30,10 +30,11 @@ RUN = (
     + """
 import sys
 from i2v.engine.run import Engine, RunSpec
+from i2v.jobs.folder import JobFolder
 from i2v.request import GenerationRequest
 folder = Path(sys.argv[1])
 request = GenerationRequest.model_validate_json(sys.argv[2])
-Engine().run(RunSpec(folder.name, 1, request, folder.parents[1], folder), lambda *_: None, lambda: False)
+Engine().run(RunSpec(folder.name, 1, request, folder.parents[1], JobFolder(folder)), lambda *_: None, lambda: False)
 print(peak_bytes())
 """
 )

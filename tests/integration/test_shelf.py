@@ -10,7 +10,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from i2v.errors import InputError
+from i2v.errors import InputError, ModelFilesError
 from i2v.jobs.store import JobStore
 from i2v.models import download
 from i2v.presets.model_preset import ModelPreset, load_presets, preset_named
@@ -236,7 +236,7 @@ def test_a_download_of_another_process_is_not_deleted_under_it(
     shelf.start_download(NAME)
     wait_until(lambda: state_of(shelf).done_bytes > 0)
     other = ModelShelf(tmp_path, store, lambda: None)
-    with pytest.raises(InputError, match="is being downloaded already"):
+    with pytest.raises(ModelFilesError, match="is being downloaded already"):
         other.delete(NAME)
     other.start_download(NAME)
     failed = wait_until(lambda: (s := state_of(other)).state == "failed" and s)
