@@ -16,7 +16,7 @@ from i2v.presets.model_preset import preset_named
 from i2v.request import GenerationRequest, build_request, match_square
 from i2v.worker.forecaster import Forecaster
 
-__all__ = ["Fit", "Outlook", "memory_that_decides", "verdict"]
+__all__ = ["Expectations", "Fit", "memory_that_decides", "verdict"]
 
 _TIGHT_SHARE = 0.85  # of the free memory; above it a fit is called tight
 _FRESH_S = 20.0
@@ -31,7 +31,7 @@ class Fit(StrEnum):
     UNKNOWN = "unknown"  # its memory could not be traced
 
 
-class Outlook:
+class Expectations:
     """Puts forecasts and queue together. `live_eta_s` returns what a running job of this process has left, if known."""
 
     def __init__(self, store: JobStore, forecaster: Forecaster, live_eta_s: Callable[[str], float | None]):

@@ -31,9 +31,9 @@ from i2v.models.prompt_length import measure_prompt
 from i2v.presets.model_preset import ModelPreset, preset_named
 from i2v.presets.saved import SavedPresets
 from i2v.request import GenerationRequest, build_request
-from i2v.service.expectations import Fit, Outlook
-from i2v.service.installed_models import ModelShelf, ModelState
+from i2v.service.expectations import Expectations, Fit
 from i2v.service.library import Library
+from i2v.service.models_on_disk import ModelsOnDisk, ModelState
 from i2v.service.snapshot import Snapshot
 from i2v.settings import Settings
 from i2v.worker.dispatcher import Dispatcher
@@ -61,7 +61,7 @@ class Counts:
 class Service:
     """The app behind the faces. One per process; several processes may share a home folder.
 
-    `library` has the jobs that were made and their files, `shelf` the models, `presets` what a person saved.
+    `library` has the jobs that were made and their files, `models_on_disk` the models, `presets` what a person saved.
     """
 
     def __init__(self, settings: Settings, runner: str = "web"):
@@ -71,9 +71,9 @@ class Service:
         self._executor = executor = LocalExecutor(settings.log_level)
         self._dispatcher = Dispatcher(self._store, executor, settings, runner)
         self._forecaster = Forecaster(self._store, settings.home, lambda: executor.pid)
-        self._outlook = Outlook(self._store, self._forecaster, self._live_eta_s)
+        self._expectations = Expectations(self._store, self._forecaster, self._live_eta_s)
         self.library = Library(self._store, settings)
-        self.shelf = ModelShelf(settings.home, self._store, self._forecaster.forget)
+        self.models_on_disk = ModelsOnDisk(settings.home, self._store, self._forecaster.forget)
         self.presets = SavedPresets(self._store.engine)
         self.log_file = LogFile(settings.home)
 
@@ -92,7 +92,7 @@ class Service:
     def close(self) -> None:
         """Stop running jobs and release everything."""
         self._dispatcher.close()
-        self.shelf.close()
+        self.models_on_disk.close()
         self.library.close()
         self._forecaster.close()
         self._store.close()
@@ -275,7 +275,7 @@ class Service:
 
     def wait_s(self, job_id: str) -> float | None:
         """Return the seconds until a queued job begins; None if unknown, or it is not queued."""
-        return self._outlook.wait_s(job_id)
+        return self._expectations.wait_s(job_id)
 
     def _live_eta_s(self, job_id: str) -> float | None:
         live = self._dispatcher.live(job_id)
@@ -308,17 +308,17 @@ class Service:
 
     def models(self) -> list[ModelState]:
         """Return every model with what is on disk of it."""
-        return self.shelf.models()
+        return self.models_on_disk.models()
 
     def download_model(
         self, name: str, progress: Callable[[int, int], None], cancelled: Callable[[], bool] = lambda: False
     ) -> Path:
         """Fetch a model's files; goes on where an interrupted download stopped. Raises ModelFilesError."""
-        return self.shelf.download(name, progress, cancelled)
+        return self.models_on_disk.download(name, progress, cancelled)
 
     def fits(self, model_name: str) -> Fit | None:
         """Say whether a model's defaults fit this machine now; None while its memory is being traced."""
-        return self._outlook.fits(model_name)
+        return self._expectations.fits(model_name)
 
     def machine(self) -> MachineFacts:
         """Return what the machine has now."""

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from i2v.errors import InputError
 from i2v.presets.model_preset import preset_named
 from i2v.service import ModelState, Service
-from i2v.service.installed_models import DownloadState
+from i2v.service.models_on_disk import DownloadState
 from i2v.ui.error_messages import told
 from i2v.ui.form import Form, model_choices
 from i2v.ui.html_part import build_drawn
@@ -62,9 +62,9 @@ class ModelsPart:
 
     def models(self, _: Asked, language: Language) -> dict[str, Any]:
         """Return the card of every model."""
-        shelf, has_card = self._service.shelf, bool(self._service.machine().gpus)
-        downloads = shelf.downloads()
-        return {"models": [self._card(state, downloads, has_card, language) for state in shelf.models()]}
+        on_disk, has_card = self._service.models_on_disk, bool(self._service.machine().gpus)
+        downloads = on_disk.downloads()
+        return {"models": [self._card(state, downloads, has_card, language) for state in on_disk.models()]}
 
     def _card(
         self, state: ModelState, downloads: Mapping[str, DownloadState], has_card: bool, language: Language
@@ -76,16 +76,16 @@ class ModelsPart:
 
     def download(self, asked: _ModelAsked, language: Language) -> dict[str, Any]:
         """Begin a download, or go on with it."""
-        self._service.shelf.start_download(asked.name)
+        self._service.models_on_disk.start_download(asked.name)
         return self.models(asked, language)
 
     def pause(self, asked: _ModelAsked, language: Language) -> dict[str, Any]:
-        self._service.shelf.pause_download(asked.name)
+        self._service.models_on_disk.pause_download(asked.name)
         return self.models(asked, language)
 
     def remove(self, asked: _ModelAsked, language: Language) -> dict[str, Any]:
         """Delete a downloaded model, or what has come of it."""
-        self._service.shelf.delete(asked.name)
+        self._service.models_on_disk.delete(asked.name)
         return self.models(asked, language)
 
 

@@ -15,7 +15,7 @@ from i2v.machine.devices import Gpu
 from i2v.machine.facts import MachineFacts
 from i2v.presets.model_preset import preset_named
 from i2v.service import ModelState, Service, WorkerState
-from i2v.service.installed_models import DownloadPhase, DownloadState
+from i2v.service.models_on_disk import DownloadPhase, DownloadState
 from i2v.settings import Settings
 from i2v.ui.language import ENGLISH, languages
 from i2v.ui.models_part import ModelsPart, build_models, model_card

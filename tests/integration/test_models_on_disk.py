@@ -15,7 +15,7 @@ from i2v.jobs.store import JobStore
 from i2v.models import download
 from i2v.presets.model_preset import ModelPreset, load_presets, preset_named
 from i2v.service import installed_models as module
-from i2v.service.installed_models import DownloadState, ModelShelf
+from i2v.service.models_on_disk import DownloadState, ModelsOnDisk
 from tests.fake_hub import COMMIT, FakeHub
 
 NAME = "i2vgen-xl"
@@ -61,7 +61,7 @@ def store(tmp_path: Path) -> Iterator[JobStore]:
 
 
 class Changes:
-    """Counts how often the shelf said that files came or went."""
+    """Counts how often i2v said that files came or went."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -76,10 +76,10 @@ def changes() -> Changes:
 
 
 @pytest.fixture
-def shelf(hub: FakeHub, tmp_path: Path, store: JobStore, changes: Changes) -> Iterator[ModelShelf]:
-    shelf = ModelShelf(tmp_path, store, changes)
-    yield shelf
-    shelf.close()
+def models(hub: FakeHub, tmp_path: Path, store: JobStore, changes: Changes) -> Iterator[ModelsOnDisk]:
+    models = ModelsOnDisk(tmp_path, store, changes)
+    yield models
+    models.close()
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
@@ -91,8 +91,8 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
     raise AssertionError("waited in vain")
 
 
-def state_of(shelf: ModelShelf) -> DownloadState:
-    state = shelf.downloads().get(NAME)
+def state_of(models: ModelsOnDisk) -> DownloadState:
+    state = models.downloads().get(NAME)
     assert state
     return state
 
@@ -102,73 +102,73 @@ def told(failed: DownloadState) -> str:
     return str(failed.error.to_error())
 
 
-def is_installed(shelf: ModelShelf) -> bool:
-    return next(state.installed for state in shelf.models() if state.preset.name == NAME)
+def is_installed(models: ModelsOnDisk) -> bool:
+    return next(state.installed for state in models.models() if state.preset.name == NAME)
 
 
-def pause_half_way(hub: FakeHub, shelf: ModelShelf) -> DownloadState:
+def pause_half_way(hub: FakeHub, models: ModelsOnDisk) -> DownloadState:
     hub.seconds_per_block = 0.02
-    shelf.start_download(NAME)
-    wait_until(lambda: state_of(shelf).done_bytes > 40_000)
-    shelf.pause_download(NAME)
-    assert state_of(shelf).state == "paused", "at once, whatever the network does"
-    wait_until(lambda: not shelf._downloads or shelf._downloads[NAME].is_over)
+    models.start_download(NAME)
+    wait_until(lambda: state_of(models).done_bytes > 40_000)
+    models.pause_download(NAME)
+    assert state_of(models).state == "paused", "at once, whatever the network does"
+    wait_until(lambda: not models._downloads or models._downloads[NAME].is_over)
     hub.seconds_per_block = 0.0
-    return state_of(shelf)
+    return state_of(models)
 
 
 def test_a_download_shows_how_far_it_is_and_ends_with_the_model_installed(
-    hub: FakeHub, shelf: ModelShelf, changes: Changes
+    hub: FakeHub, models: ModelsOnDisk, changes: Changes
 ) -> None:
-    assert shelf.downloads() == {}
+    assert models.downloads() == {}
     hub.seconds_per_block = 0.01
-    shelf.start_download(NAME)
-    shelf.start_download(NAME)  # of two tabs
-    state = wait_until(lambda: (s := state_of(shelf)).bytes_per_s and s)
+    models.start_download(NAME)
+    models.start_download(NAME)  # of two tabs
+    state = wait_until(lambda: (s := state_of(models)).bytes_per_s and s)
     assert state.state == "downloading"
     assert 0 < state.done_bytes < state.total_bytes < 10_000_000, "the hub's figure, not the estimate"
     assert state.eta_s == pytest.approx((state.total_bytes - state.done_bytes) / state.bytes_per_s)
     hub.seconds_per_block = 0.0
-    wait_until(lambda: not shelf.downloads())
-    assert is_installed(shelf)
+    wait_until(lambda: not models.downloads())
+    assert is_installed(models)
     assert changes.count == 1
     assert len({seen.name for seen in hub.seen}) == len(hub.seen), "each file came once"
-    shelf.start_download(NAME)
-    assert shelf.downloads() == {}
+    models.start_download(NAME)
+    assert models.downloads() == {}
 
 
-def test_a_paused_download_goes_on_where_it_stopped(hub: FakeHub, shelf: ModelShelf) -> None:
-    paused = pause_half_way(hub, shelf)
+def test_a_paused_download_goes_on_where_it_stopped(hub: FakeHub, models: ModelsOnDisk) -> None:
+    paused = pause_half_way(hub, models)
     assert (paused.state, paused.bytes_per_s, paused.eta_s) == ("paused", None, None)
     assert 40_000 < paused.done_bytes < paused.total_bytes
     hub.seen.clear()
-    shelf.start_download(NAME)
-    wait_until(lambda: not shelf.downloads())
-    assert is_installed(shelf)
+    models.start_download(NAME)
+    wait_until(lambda: not models.downloads())
+    assert is_installed(models)
     assert hub.seen[0].start > 0
 
 
-def test_pause_and_resume_in_a_row_leave_one_download_that_runs(hub: FakeHub, shelf: ModelShelf) -> None:
+def test_pause_and_resume_in_a_row_leave_one_download_that_runs(hub: FakeHub, models: ModelsOnDisk) -> None:
     hub.seconds_per_block = 0.005
     for _ in range(10):
-        shelf.start_download(NAME)
-        shelf.pause_download(NAME)
-    shelf.start_download(NAME)
-    assert state_of(shelf).state == "downloading"
+        models.start_download(NAME)
+        models.pause_download(NAME)
+    models.start_download(NAME)
+    assert state_of(models).state == "downloading"
     hub.seconds_per_block = 0.0
-    wait_until(lambda: not shelf.downloads())
-    assert is_installed(shelf)
+    wait_until(lambda: not models.downloads())
+    assert is_installed(models)
 
 
 def test_after_a_restart_it_is_paused_and_goes_on(
-    hub: FakeHub, shelf: ModelShelf, tmp_path: Path, store: JobStore
+    hub: FakeHub, models: ModelsOnDisk, tmp_path: Path, store: JobStore
 ) -> None:
     hub.seconds_per_block = 0.02
-    shelf.start_download(NAME)
-    wait_until(lambda: state_of(shelf).done_bytes > 40_000)
-    shelf.close()
-    shelf.start_download(NAME)  # of a tab that is late
-    again = ModelShelf(tmp_path, store, lambda: None)
+    models.start_download(NAME)
+    wait_until(lambda: state_of(models).done_bytes > 40_000)
+    models.close()
+    models.start_download(NAME)  # of a tab that is late
+    again = ModelsOnDisk(tmp_path, store, lambda: None)
     state = state_of(again)
     assert (state.state, state.error) == ("paused", None)
     assert 40_000 < state.done_bytes < state.total_bytes
@@ -179,89 +179,93 @@ def test_after_a_restart_it_is_paused_and_goes_on(
     again.close()
 
 
-def test_a_failed_download_says_why_and_can_be_tried_again(hub: FakeHub, shelf: ModelShelf) -> None:
+def test_a_failed_download_says_why_and_can_be_tried_again(hub: FakeHub, models: ModelsOnDisk) -> None:
     hub.refuse = (503, "")
-    shelf.start_download(NAME)
-    failed = wait_until(lambda: (s := state_of(shelf)).state == "failed" and s)
+    models.start_download(NAME)
+    failed = wait_until(lambda: (s := state_of(models)).state == "failed" and s)
     assert told(failed).startswith("The hub refused ali-vilab/i2vgen-xl (HTTP 503).")
     hub.refuse = None
-    shelf.start_download(NAME)
-    wait_until(lambda: not shelf.downloads())
-    assert is_installed(shelf)
+    models.start_download(NAME)
+    wait_until(lambda: not models.downloads())
+    assert is_installed(models)
 
 
-def test_a_defect_ends_as_a_failed_download(hub: FakeHub, shelf: ModelShelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_ends_as_a_failed_download(
+    hub: FakeHub, models: ModelsOnDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*arguments: Any) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(download, "download", broken)
-    shelf.start_download(NAME)
-    failed = wait_until(lambda: shelf.downloads().get(NAME) or None if shelf._downloads[NAME].is_over else None)
+    models.start_download(NAME)
+    failed = wait_until(lambda: models.downloads().get(NAME) or None if models._downloads[NAME].is_over else None)
     assert failed.state == "failed"
     assert told(failed) == "The download stopped unexpectedly (ZeroDivisionError). Try again."
 
 
 def test_a_model_is_deleted_whole(
-    hub: FakeHub, shelf: ModelShelf, tmp_path: Path, store: JobStore, changes: Changes
+    hub: FakeHub, models: ModelsOnDisk, tmp_path: Path, store: JobStore, changes: Changes
 ) -> None:
-    shelf.download(NAME, lambda done, total: None)
+    models.download(NAME, lambda done, total: None)
     job = store.submit({"model": NAME}, "a.png", "web")
     with pytest.raises(InputError, match="A job needs the model i2vgen-xl"):
-        shelf.delete(NAME)
+        models.delete(NAME)
     store.request_cancel(job.id)
-    shelf.delete(NAME)
-    assert not is_installed(shelf)
+    models.delete(NAME)
+    assert not is_installed(models)
     assert list((tmp_path / "models").iterdir()) == []
-    assert shelf.downloads() == {}
+    assert models.downloads() == {}
     assert changes.count == 2
-    shelf.delete(NAME)
+    models.delete(NAME)
 
 
-def test_what_came_of_a_paused_download_can_be_deleted_but_not_while_it_runs(hub: FakeHub, shelf: ModelShelf) -> None:
+def test_what_came_of_a_paused_download_can_be_deleted_but_not_while_it_runs(
+    hub: FakeHub, models: ModelsOnDisk
+) -> None:
     hub.seconds_per_block = 0.02
-    shelf.start_download(NAME)
-    wait_until(lambda: state_of(shelf).done_bytes > 0)
+    models.start_download(NAME)
+    wait_until(lambda: state_of(models).done_bytes > 0)
     with pytest.raises(InputError, match=r"is being downloaded. Pause the download first\."):
-        shelf.delete(NAME)
-    shelf.pause_download(NAME)
-    shelf.delete(NAME)  # at once: it waits for what is just being received
-    assert shelf.downloads() == {}
-    assert next(s.disk_bytes for s in shelf.models() if s.preset.name == NAME) == 0
+        models.delete(NAME)
+    models.pause_download(NAME)
+    models.delete(NAME)  # at once: it waits for what is just being received
+    assert models.downloads() == {}
+    assert next(s.disk_bytes for s in models.models() if s.preset.name == NAME) == 0
 
 
 def test_a_download_of_another_process_is_not_deleted_under_it(
-    hub: FakeHub, shelf: ModelShelf, tmp_path: Path, store: JobStore
+    hub: FakeHub, models: ModelsOnDisk, tmp_path: Path, store: JobStore
 ) -> None:
     hub.seconds_per_block = 0.02
-    shelf.start_download(NAME)
-    wait_until(lambda: state_of(shelf).done_bytes > 0)
-    other = ModelShelf(tmp_path, store, lambda: None)
+    models.start_download(NAME)
+    wait_until(lambda: state_of(models).done_bytes > 0)
+    other = ModelsOnDisk(tmp_path, store, lambda: None)
     with pytest.raises(ModelFilesError, match="is being downloaded already"):
         other.delete(NAME)
     other.start_download(NAME)
     failed = wait_until(lambda: (s := state_of(other)).state == "failed" and s)
     assert "is being downloaded already" in told(failed)
     hub.seconds_per_block = 0.0
-    wait_until(lambda: not shelf.downloads())
-    assert is_installed(shelf)
+    wait_until(lambda: not models.downloads())
+    assert is_installed(models)
     assert other.downloads() == {}, "it is here, whoever brought it"
     other.close()
 
 
 def test_a_link_to_a_folder_of_ones_own_is_removed_and_not_followed(
-    hub: FakeHub, shelf: ModelShelf, tmp_path: Path, checkpoint: Path
+    hub: FakeHub, models: ModelsOnDisk, tmp_path: Path, checkpoint: Path
 ) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / NAME).symlink_to(checkpoint)
-    assert is_installed(shelf)
-    shelf.delete(NAME)
-    assert not is_installed(shelf)
+    assert is_installed(models)
+    models.delete(NAME)
+    assert not is_installed(models)
     assert (checkpoint / "model_index.json").is_file()
 
 
 @pytest.mark.parametrize("call", ["start_download", "pause_download", "delete"])
-def test_the_built_in_model_is_neither_downloaded_nor_deleted(shelf: ModelShelf, call: str) -> None:
+def test_the_built_in_model_is_neither_downloaded_nor_deleted(models: ModelsOnDisk, call: str) -> None:
     with pytest.raises(InputError, match="The model motion ships with i2v"):
-        getattr(shelf, call)("motion")
+        getattr(models, call)("motion")
     with pytest.raises(InputError, match="model"):
-        getattr(shelf, call)("../../etc")
+        getattr(models, call)("../../etc")

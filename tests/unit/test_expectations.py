@@ -15,7 +15,7 @@ from i2v.jobs.model import Job
 from i2v.jobs.store import JobStore
 from i2v.memory.machine_now import GIB
 from i2v.request import GenerationRequest, build_request
-from i2v.service.expectations import Outlook
+from i2v.service.expectations import Expectations
 from tests.integration.past_jobs import progress_at
 
 
@@ -59,55 +59,55 @@ def queue(store: JobStore, frames: int, runner: str = "web") -> Job:
 )
 def test_a_model_fits_in_a_word(store: JobStore, peak_gib: float, word: str, on_card: bool) -> None:
     foresees = Foresees(peak_gib, on_card=on_card)
-    assert Outlook(store, foresees, lambda _: None).fits("motion") == word  # type: ignore[arg-type]
+    assert Expectations(store, foresees, lambda _: None).fits("motion") == word  # type: ignore[arg-type]
     assert foresees.asked[0].model == "motion"
 
 
 def test_a_model_that_is_still_traced_is_nothing_yet(store: JobStore) -> None:
     foresees = Foresees()
     foresees.knows_nothing = True
-    outlook = Outlook(store, foresees, lambda _: None)  # type: ignore[arg-type]
-    assert outlook.fits("i2vgen-xl") is None
+    expectations = Expectations(store, foresees, lambda _: None)  # type: ignore[arg-type]
+    assert expectations.fits("i2vgen-xl") is None
     with pytest.raises(InputError):
-        outlook.fits("no-such-model")
+        expectations.fits("no-such-model")
 
 
 def test_a_job_waits_for_what_runs_and_for_those_before_it(store: JobStore) -> None:
     eta: dict[str, float] = {}
     foresees = Foresees()
-    outlook = Outlook(store, foresees, eta.get)  # type: ignore[arg-type]
+    expectations = Expectations(store, foresees, eta.get)  # type: ignore[arg-type]
     running, second, third, fourth = (queue(store, frames) for frames in (10, 20, 30, 40))
     elsewhere = queue(store, 50, "cli:5")
-    assert outlook.wait_s(running.id) == 0
+    assert expectations.wait_s(running.id) == 0
     assert store.claim("web", os.getpid(), 1.0)
-    assert outlook.wait_s(running.id) is None
-    assert outlook.wait_s(second.id) == 10, "nothing is reported yet: what such a job takes"
+    assert expectations.wait_s(running.id) is None
+    assert expectations.wait_s(second.id) == 10, "nothing is reported yet: what such a job takes"
     store.record_progress(running.id, 1, progress_at(eta_s=None))
-    assert outlook.wait_s(second.id) == 6
+    assert expectations.wait_s(second.id) == 6
     store.record_progress(running.id, 1, progress_at(eta_s=5.0))
-    assert outlook.wait_s(second.id) == 5
+    assert expectations.wait_s(second.id) == 5
     eta[running.id] = 3.0
-    assert outlook.wait_s(second.id) == 3, "the live figure is newer than the stored"
-    assert [outlook.wait_s(job.id) for job in (third, fourth, elsewhere)] == [23, 53, 0]
+    assert expectations.wait_s(second.id) == 3, "the live figure is newer than the stored"
+    assert [expectations.wait_s(job.id) for job in (third, fourth, elsewhere)] == [23, 53, 0]
     store.request_cancel(third.id)
-    assert outlook.wait_s(fourth.id) == 23
+    assert expectations.wait_s(fourth.id) == 23
     asked = len(foresees.asked)
-    assert outlook.wait_s(fourth.id) == 23
+    assert expectations.wait_s(fourth.id) == 23
     assert len(foresees.asked) == asked, "asked twice a second, it is not worked out each time"
 
 
 def test_an_unknown_part_makes_the_whole_unknown(store: JobStore) -> None:
     foresees = Foresees()
     foresees.knows_nothing = True
-    outlook = Outlook(store, foresees, lambda _: None)  # type: ignore[arg-type]
+    expectations = Expectations(store, foresees, lambda _: None)  # type: ignore[arg-type]
     first, second = queue(store, 10), queue(store, 10)
     old = store.submit({"model": "motion", "from": "another version"}, "a.png", "web")
     last = queue(store, 10)
-    assert outlook.wait_s(first.id) == 0
-    assert outlook.wait_s(second.id) is None
-    assert outlook.wait_s(last.id) is None
-    assert outlook.wait_s("unknown") is None
+    assert expectations.wait_s(first.id) == 0
+    assert expectations.wait_s(second.id) is None
+    assert expectations.wait_s(last.id) is None
+    assert expectations.wait_s("unknown") is None
     store.request_cancel(first.id)
     store.request_cancel(second.id)
-    assert outlook.wait_s(old.id) == 0
-    assert outlook.wait_s(last.id) is None
+    assert expectations.wait_s(old.id) == 0
+    assert expectations.wait_s(last.id) is None

@@ -22,7 +22,7 @@ from i2v.jobs.store import JobStore
 from i2v.models import download
 from i2v.presets.model_preset import ModelPreset, load_presets, preset_named
 
-__all__ = ["DownloadState", "ModelShelf", "ModelState"]
+__all__ = ["DownloadState", "ModelState", "ModelsOnDisk"]
 
 _log = logging.getLogger(__name__)
 _SPEED_OVER_S = 5.0
@@ -64,7 +64,7 @@ class DownloadState:
     error: ErrorNote | None = None
 
 
-class ModelShelf:
+class ModelsOnDisk:
     """The models of one home folder. `changed` is called when the files of a model came or went."""
 
     def __init__(self, home: Path, store: JobStore, changed: Callable[[], None]):
