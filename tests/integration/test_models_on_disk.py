@@ -14,7 +14,7 @@ from i2v.errors import InputError, ModelFilesError
 from i2v.jobs.store import JobStore
 from i2v.models import download
 from i2v.presets.model_preset import ModelPreset, load_presets, preset_named
-from i2v.service import installed_models as module
+from i2v.service import models_on_disk as module
 from i2v.service.models_on_disk import DownloadState, ModelsOnDisk
 from tests.fake_hub import COMMIT, FakeHub
 
