@@ -91,7 +91,7 @@ def finished(seen: Rehearsal, passes: int, again: int = 0) -> None:
 # Full size
 
 # The others are slow tests: fp32 differs in nothing but the dtype, and "kept" is streamed with some blocks resident.
-USUAL = {"fp16": ("resident", "chunks", "parked"), "fp32": ("resident",)}
+USUAL = {"fp16": ("resident", "turns", "chunks", "streamed", "parked"), "fp32": ("resident",)}
 WALKS = [
     pytest.param(compute, name, marks=[] if name in USUAL[compute] else [pytest.mark.slow], id=f"{name}-{compute}")
     for compute in USUAL
