@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import string
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from i2v.memory.weights.precision import DTYPES, quantise
 from i2v.models.binding import build_component
 from i2v.models.build_forms import count_parameters, plain_forms
 from i2v.models.i2vgen_xl import FAMILY, Pipeline, geometry_of, traced_calls
+from i2v.models.mapped_loading import default_dtype
 from i2v.models.picture_encoding import PictureEncoding
 
 __all__ = ["SMALL", "Architecture", "random_pipeline", "traced_forms"]
@@ -95,23 +95,13 @@ def random_pipeline(architecture: Architecture, precision: str, compute: str, wo
 
 
 def _random_component(name: str, config: Mapping[str, Any], dtype: torch.dtype, device: str) -> Any:
-    with torch.device(device), _default_dtype(dtype):  # never in float32, which a small card might not hold
+    with torch.device(device), default_dtype(dtype):  # never in float32, which a small card might not hold
         module = build_component(FAMILY.part(name), config)
     module = module.eval().requires_grad_(False)
     for parameter in module.parameters():
         if not bool(parameter.any()):  # layers that start at zero would hide what is before them
             torch.nn.init.normal_(parameter, std=0.02)
     return module
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _tokenizer(length: int) -> CLIPTokenizer:

@@ -21,7 +21,7 @@ from transformers.core_model_loading import build_glob_alternation
 
 from i2v.memory.weights.mapped import MappedFile, mark_mapped
 
-__all__ = ["load_mapped"]
+__all__ = ["default_dtype", "load_mapped"]
 
 
 def load_mapped(path: Path, files: list[Path], cls: Any, dtype: torch.dtype) -> tuple[nn.Module, list[str]]:
@@ -44,7 +44,7 @@ def load_mapped(path: Path, files: list[Path], cls: Any, dtype: torch.dtype) -> 
 def _diffusers_model(
     path: Path, files: list[MappedFile], tensors: dict[str, Tensor], cls: Any, dtype: torch.dtype
 ) -> tuple[nn.Module, list[str]]:
-    with _default_dtype(dtype), accelerate.init_empty_weights():  # buffers are computed, parameters have no data
+    with default_dtype(dtype), accelerate.init_empty_weights():  # buffers are computed, parameters have no data
         model = cls.from_config(cls.load_config(path, local_files_only=True))
     model._fix_state_dict_keys_on_load(tensors)
     expected = model.state_dict()
@@ -121,7 +121,8 @@ def _named_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 @contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Have torch make floating-point tensors in this dtype inside."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
